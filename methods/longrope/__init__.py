@@ -1,0 +1,1 @@
+"""LongRoPE and LongRoPE2."""
