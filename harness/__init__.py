@@ -1,0 +1,1 @@
+"""The engine: it plans, runs and stores cells, and knows no RoPE formula and no benchmark."""

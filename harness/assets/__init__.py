@@ -1,0 +1,1 @@
+"""What comes with Longreach: the embedded model, and the script that trains it again."""

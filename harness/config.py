@@ -1,0 +1,366 @@
+"""A TOML preset to a validated plan: every name is resolved here, and nothing is loaded."""
+
+import importlib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.catalogue import build, resolve
+from harness.errors import RequestError, unknown
+from harness.models import request as models
+from harness.models.request import ModelRequest
+from harness.types import JSON, Cell, content_hash
+
+PRESETS = Path(__file__).parent / "presets"
+Threshold = Literal["native", "nolima", "ruler"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """How a run is judged.
+
+    base: label of the method that retention and the relative thresholds are measured against.
+    threshold: the score a length must reach; `native_share` is the share of the base's own score `native` asks for.
+    margin: the retention below which short context counts as lost. confidence: of every interval.
+    published: a file of `reports/published` whose numbers are printed beside this run's.
+    """
+
+    base: str = ""
+    threshold: Threshold = "native"
+    native_share: float = 0.9
+    margin: float = 0.985
+    confidence: float = 0.95
+    published: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("native_share", "margin", "confidence"):
+            value = getattr(self, name)
+            if not 0 < value <= 1 or (name == "confidence" and value == 1):
+                raise ValueError(f"{name} = {value:g}: it should be a fraction between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What bounds a run without moving a number. sample_timeout_s: seconds a sample may take; 0 is no bound."""
+
+    sample_timeout_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sample_timeout_s < 0:
+            raise ValueError(f"sample_timeout_s = {self.sample_timeout_s:g}: it should be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMethod:
+    """A method with its settings. `params` is what enters a cell's key."""
+
+    label: str
+    name: str
+    params: Mapping[str, JSON]
+    artifacts: Mapping[str, str]
+    method: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSuite:
+    """A suite with its settings, tasks and lengths."""
+
+    label: str
+    name: str
+    params: Mapping[str, JSON]
+    tasks: tuple[str, ...]
+    seq_lens: tuple[int, ...]
+    n_samples: int
+    suite: Any
+
+    def n_available(self, task: str) -> int:
+        """The planned samples, or all there are where a data set has fewer."""
+        available = getattr(self.suite, "n_available", None)
+        return min(self.n_samples, available(task)) if available else self.n_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell and the objects that produce it."""
+
+    cell: Cell
+    model: ModelRequest
+    method: PlannedMethod
+    suite: PlannedSuite
+
+    @property
+    def path(self) -> str:
+        """`model/method/suite/task/seq_len`, what `--only` matches."""
+        cell = self.cell
+        return f"{cell.model}/{cell.method_label}/{cell.suite_label}/{cell.task}/{cell.seq_len}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A validated grid: models x methods x suites x tasks x lengths."""
+
+    title: str
+    preset: str
+    seed: int
+    models: tuple[ModelRequest, ...]
+    methods: tuple[PlannedMethod, ...]
+    suites: tuple[PlannedSuite, ...]
+    report: ReportSettings
+    run: RunSettings
+
+    @cached_property
+    def cells(self) -> tuple[PlannedCell, ...]:
+        """Every cell, in the preset's order."""
+        return tuple(self._cells())
+
+    @property
+    def longest(self) -> int:
+        """The longest length of the grid."""
+        return max(max(suite.seq_lens) for suite in self.suites)
+
+    def _cells(self) -> Iterator[PlannedCell]:
+        artifacts = {(s.label, task): s.suite.artifacts(task) for s in self.suites for task in s.tasks}
+        for model in self.models:
+            identity = models.identity(model)
+            for method in self.methods:
+                for suite in self.suites:
+                    for task in suite.tasks:
+                        for seq_len in suite.seq_lens:
+                            cell = Cell(
+                                model=str(model.label),
+                                model_params=models.model_params(model),
+                                method=method.name,
+                                method_params=method.params,
+                                suite=suite.name,
+                                suite_params=suite.params,
+                                task=task,
+                                seq_len=seq_len,
+                                n_samples=suite.n_available(task),
+                                seed=self.seed,
+                                dtype=model.dtype,
+                                attention=model.attention,
+                                versions=(method.method.version, suite.suite.version),
+                                artifacts={**identity, **method.artifacts, **artifacts[suite.label, task]},
+                                method_label=method.label,
+                                suite_label=suite.label,
+                            )
+                            yield PlannedCell(cell=cell, model=model, method=method, suite=suite)
+
+    @property
+    def key(self) -> str:
+        """sha256 of everything that makes two runs the same run."""
+        report = {f.name: getattr(self.report, f.name) for f in fields(self.report) if f.name != "published"}
+        labels = [(c.cell.key, c.cell.method_label, c.cell.suite_label) for c in self.cells]
+        return content_hash([labels, report])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preset:
+    """The top level of a preset's TOML."""
+
+    seq_lens: tuple[int, ...]
+    title: str = ""
+    seed: int = 0
+    n_samples: int = 20
+    target_length: int | Literal["request"] | None = None
+    model: Any = None
+    method: Any = None
+    suite: Any = None
+    report: Mapping[str, JSON] = field(default_factory=dict)
+    run: Mapping[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.seq_lens)
+        if isinstance(self.target_length, int) and self.target_length < 1:
+            raise ValueError(f"target_length = {self.target_length}: it should be a positive number of tokens")
+        if self.n_samples < 1:
+            raise ValueError(f"n_samples = {self.n_samples}: it should be at least 1")
+
+
+def preset_names() -> list[str]:
+    """The presets that come with Longreach."""
+    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.toml"))
+
+
+def find_preset(name: str) -> Path:
+    """The file of a preset given by its name or its path. Raises RequestError."""
+    for path in (PRESETS / f"{name}.toml", Path(name)):
+        if path.is_file():
+            return path
+    if name.endswith(".toml") or "/" in name:
+        raise RequestError(f"preset '{name}': there is no such file")
+    raise unknown("preset", name, preset_names())
+
+
+def read_toml(path: Path) -> dict[str, JSON]:
+    """A TOML file as a dictionary. Raises RequestError with the line that is wrong."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"{path}: {error}") from error
+
+
+def load_plan(name: str) -> Plan:
+    """The plan of a preset, by its name or its path. Raises RequestError for whatever is wrong in it."""
+    path = find_preset(name)
+    preset: _Preset = build(_Preset, read_toml(path), where=f"preset '{path.stem}'")
+    suites = tuple(_suite(table, preset, path.parent) for table in _tables(preset.suite, "suite", path.stem))
+    target = preset.target_length or max(max(suite.seq_lens) for suite in suites)
+    methods = tuple(
+        _method(table, None if target == "request" else target, path.parent)
+        for table in _tables(preset.method, "method", path.stem)
+    )
+    requests = tuple(_model(table, path.parent) for table in _tables(preset.model, "model", path.stem))
+    _check_labels("model", [str(request.label) for request in requests])
+    _check_labels("method", [method.label for method in methods])
+    _check_labels("suite", [suite.label for suite in suites])
+    report: ReportSettings = build(ReportSettings, preset.report, where="report")
+    if not report.base:
+        report = build(ReportSettings, {**preset.report, "base": methods[0].label}, where="report")
+    if report.base not in {method.label for method in methods}:
+        raise unknown("method in report.base", report.base, [method.label for method in methods])
+    if report.published:
+        importlib.import_module("reports.published").find(report.published)
+    for request in requests:
+        models.check(request)
+    return Plan(
+        title=preset.title or path.stem,
+        preset=path.stem,
+        seed=preset.seed,
+        models=requests,
+        methods=methods,
+        suites=suites,
+        report=report,
+        run=build(RunSettings, preset.run, where="run"),
+    )
+
+
+def _tables(value: Any, kind: str, preset: str) -> list[dict[str, JSON]]:
+    tables = [value] if isinstance(value, dict) else value
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise RequestError(f"preset '{preset}' has no {kind}: write a table [[{kind}]]")
+    for table in tables:
+        if not isinstance(table.get("name"), str):
+            raise RequestError(f"preset '{preset}': a {kind} has no name: write name = \"...\" under [[{kind}]]")
+    return tables
+
+
+def _model(table: Mapping[str, JSON], folder: Path) -> ModelRequest:
+    table = dict(table)
+    name = _expand(str(table["name"]), f"model '{table['name']}'")
+    table["name"] = str(folder / name) if (folder / name).is_dir() and "/" in name else name
+    request: ModelRequest = build(ModelRequest, table, where=f"model '{table['name']}'")
+    return request
+
+
+def _method(table: Mapping[str, JSON], target_length: int | None, folder: Path) -> PlannedMethod:
+    name = str(table["name"])
+    cls = resolve("method", name)
+    settings = {key: value for key, value in table.items() if key not in ("name", "label")}
+    if target_length and getattr(cls, "uses_target", False) and not settings.keys() & {"target_length", "factor"}:
+        settings["target_length"] = target_length
+    where = f"method '{name}'"
+    method = build(cls, _resolve_paths(cls, settings, folder, where), where=where)
+    artifacts = method.artifacts() if hasattr(method, "artifacts") else {}
+    return PlannedMethod(
+        label=_label(table, name), name=name, params=_key_params(method), artifacts=artifacts, method=method
+    )
+
+
+def _suite(table: Mapping[str, JSON], preset: _Preset, folder: Path) -> PlannedSuite:
+    name = str(table["name"])
+    cls = resolve("suite", name)
+    where = f"suite '{name}'"
+    ours = {"name", "label", "tasks", "seq_lens", "n_samples"}
+    settings = {key: value for key, value in table.items() if key not in ours}
+    suite = build(cls, _resolve_paths(cls, settings, folder, where), where=where)
+    grid: _SuiteGrid = build(_SuiteGrid, {k: table[k] for k in ours - {"name", "label"} if k in table}, where=where)
+    tasks = grid.tasks or suite.tasks()
+    for task in tasks:
+        suite.check(task)
+    _check_labels(f"task of {where}", list(tasks))
+    return PlannedSuite(
+        label=_label(table, name),
+        name=name,
+        params=_key_params(suite),
+        tasks=tasks,
+        seq_lens=tuple(sorted(grid.seq_lens or preset.seq_lens)),
+        n_samples=grid.n_samples or preset.n_samples,
+        suite=suite,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SuiteGrid:
+    """What a suite's table may say beside the suite's own settings."""
+
+    tasks: tuple[str, ...] = ()
+    seq_lens: tuple[int, ...] | None = None
+    n_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seq_lens is not None:
+            _check_lengths(self.seq_lens)
+        if self.n_samples is not None and self.n_samples < 1:
+            raise ValueError(f"n_samples = {self.n_samples}: it should be at least 1")
+
+
+def _check_lengths(seq_lens: tuple[int, ...]) -> None:
+    if not seq_lens:
+        raise ValueError("seq_lens = []: it should name at least one length")
+    for seq_len in seq_lens:
+        if seq_len < 1:
+            raise ValueError(f"seq_lens holds {seq_len}: a length should be a positive number of tokens")
+    if len(set(seq_lens)) < len(seq_lens):
+        raise ValueError(f"seq_lens = {list(seq_lens)}: a length is named twice")
+
+
+def _label(table: Mapping[str, JSON], name: str) -> str:
+    label = table.get("label", name)
+    if not isinstance(label, str) or not label:
+        raise RequestError(f"'{name}': label = {label!r}: it should be a text")
+    return label
+
+
+def _check_labels(kind: str, labels: list[str]) -> None:
+    for label in labels:
+        if labels.count(label) > 1:
+            raise RequestError(f"two entries of {kind} are called '{label}': give each its own label = \"...\"")
+
+
+def _path_fields(cls: type) -> set[str]:
+    return {f.name for f in fields(cls) if f.metadata.get("path")}
+
+
+def _key_params(thing: Any) -> dict[str, JSON]:
+    """The settings that enter the key: all but paths, whose contents are hashed as artifacts."""
+    return {f.name: getattr(thing, f.name) for f in fields(thing) if f.name not in _path_fields(type(thing))}
+
+
+def _resolve_paths(cls: type, settings: Mapping[str, JSON], folder: Path, where: str) -> dict[str, JSON]:
+    """Path settings made absolute: `${VAR}` expanded, relative ones taken from the preset's folder.
+
+    A bare name that is no file beside the preset is left alone: it may name something packaged.
+    """
+    resolved = dict(settings)
+    for name in _path_fields(cls) & settings.keys():
+        value = settings[name]
+        if isinstance(value, str):
+            text = _expand(value, f"{where}: {name}")
+            is_path = os.sep in text or (folder / text).exists()
+            resolved[name] = str((folder / text).absolute()) if is_path else text
+    return resolved
+
+
+def _expand(text: str, where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise RequestError(f"{where} = '{text}': the variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)

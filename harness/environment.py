@@ -1,0 +1,66 @@
+"""Where a run happened: versions, git revision, machine. Nothing heavy is imported to find out."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness.types import JSON
+
+_PACKAGES = ("longreach", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "accelerate", "gguf")
+
+
+def gather() -> dict[str, JSON]:
+    """Versions, git revision (with `+changes` for an unclean checkout), operating system, processor, memory."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "packages": {name: found for name in _PACKAGES if (found := package_version(name))},
+        "git_revision": _git_revision(Path(__file__).parent),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def device_facts(device: str) -> dict[str, JSON]:
+    """The name of the device that computed, and its memory where it is a GPU. Imports torch."""
+    import torch
+
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        return {"device": properties.name, "device_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    return {"device": device, "threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git_revision(folder: Path) -> str | None:
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    revision = git("rev-parse", "HEAD")
+    if revision is None:
+        return None
+    return revision + ("+changes" if git("status", "--porcelain") else "")

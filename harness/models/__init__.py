@@ -1,0 +1,1 @@
+"""The only code that touches the inside of a third-party model."""

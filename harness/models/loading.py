@@ -1,0 +1,221 @@
+"""Loads a requested model: safetensors or GGUF only, its rotary embedding pinned, its attention read back."""
+
+import inspect
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.errors import RequestError
+from harness.models import files, hub, inference
+from harness.models.locate import locate
+from harness.models.request import ModelRequest, check
+from harness.models.rope_facts import rope_spec
+from harness.models.rotary import RotarySite, find_sites
+from harness.types import Example, Output, Regime
+from methods.base import RopeScaling, RopeSpec
+
+_NO_LIMIT = sys.maxsize
+
+
+@dataclass(kw_only=True, eq=False)
+class LoadedModel:
+    """A model ready to answer. `scaling` is what a method put on it, or None under the model's own RoPE."""
+
+    hf: Any
+    tokenizer: Any
+    rope: RopeSpec
+    device: torch.device
+    request: ModelRequest
+    sites: tuple[RotarySite, ...]
+    eos_ids: frozenset[int]
+    scaling: RopeScaling | None = None
+
+    @property
+    def regime(self) -> Regime:
+        """Which RoPE a request that runs now is answered under."""
+        if self.scaling is None:
+            return "original"
+        # A tensor stands for frequencies under search.
+        found = isinstance(self.scaling.inv_freq_P, np.ndarray) and self.scaling.is_original(self.rope)
+        return "original" if found else "rescaled"
+
+    def answer(self, example: Example) -> Output:
+        """Generates, or scores the example's segments. Raises FloatingPointError on numbers that are not finite."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if example.segments:
+            return inference.score_segments(self, example.segments)
+        return inference.generate(self, example.prompt_ids, max_new_tokens=example.max_new_tokens, stop=example.stop)
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory in use: on a GPU since the last answer began, elsewhere of this process so far."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def load(request: ModelRequest, *, device: str) -> LoadedModel:
+    """The model on a device (`cpu`, `cuda`, `cuda:1`, or `auto`). Raises RequestError for what cannot be loaded."""
+    found_device = check_device(device)
+    check(request)
+    rope = rope_spec(request)
+    tokenizer = load_tokenizer(request)
+    hf = _weights(request)
+    sites = find_sites(hf)
+    _check_model(hf, request, rope, sites)
+    hf.eval().to(found_device)
+    # From here on the class's own embedding never runs: some rewrite their frequencies by the length they see.
+    own = RopeScaling(inv_freq_P=rope.inv_freq_P, attention_factor=rope.attention_factor)
+    for site in sites:
+        site.put(site.pinned(own, found_device))
+    return LoadedModel(
+        hf=hf,
+        tokenizer=tokenizer,
+        rope=rope,
+        device=found_device,
+        request=request,
+        sites=sites,
+        eos_ids=_eos_ids(hf, tokenizer),
+    )
+
+
+def load_tokenizer(request: ModelRequest) -> Any:
+    """The model's tokenizer. Raises RequestError."""
+    from transformers import AutoTokenizer
+
+    folder, gguf = _folder(request)
+    with _plain_errors(request), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=request.trust_remote_code, local_files_only=True, **gguf
+        )
+    tokenizer.model_max_length = _NO_LIMIT  # the shipped one is the trained window: only a warning, and a wrong one
+    return tokenizer
+
+
+def check_device(device: str) -> torch.device:
+    """A device that is there. Raises RequestError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(f"device '{device}' is no device: it should be cpu, cuda, cuda:1 or auto") from error
+    there = torch.cuda.device_count() if found.type == "cuda" else int(found.type == "cpu")
+    if (found.index or 0) >= there:
+        raise RequestError(
+            f"device '{device}' is not available: there is cpu and {torch.cuda.device_count()} CUDA devices"
+        )
+    return found
+
+
+def _weights(request: ModelRequest) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    folder, gguf = _folder(request)
+    options: dict[str, Any] = {**gguf}
+    if gguf:
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = True
+    with _plain_errors(request), _quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, request.dtype),
+            attn_implementation=request.attention,
+            trust_remote_code=request.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
+        )
+    hf, info = loaded
+    absent = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
+    if absent:
+        raise RequestError(
+            f"model '{request.label}': the weights of {len(absent)} tensors are missing or of another shape "
+            f"(first: {absent[0]}): they would be random numbers"
+        )
+    return hf
+
+
+def _check_model(hf: Any, request: ModelRequest, rope: RopeSpec, sites: tuple[RotarySite, ...]) -> None:
+    """Raises RequestError where the loaded model is not what was asked for, or not what its files were read as."""
+    got = hf.config.get_text_config(decoder=True)._attn_implementation
+    if got != request.attention:
+        raise RequestError(
+            f"model '{request.label}': asked for attention = '{request.attention}', it came with '{got}'"
+        )
+    if "logits_to_keep" not in inspect.signature(hf.forward).parameters or hf.base_model is hf:
+        raise RequestError(
+            f"{type(hf).__name__} cannot give the logits of chosen positions: Longreach cannot score with it"
+        )
+    own = sites[0].own
+    if len(own.inv_freq_P) != len(rope.inv_freq_P):
+        raise RequestError(
+            f"model '{request.label}' rotates {2 * len(own.inv_freq_P)} dimensions, {rope.rotary_dim} were stated: "
+            f"write under [model.rope]: rotary_dim = {2 * len(own.inv_freq_P)}"
+        )
+    stated = set(request.rope or {}) - {"original_max_position_embeddings", "max_position_embeddings"}
+    same = np.allclose(own.inv_freq_P, rope.inv_freq_P, rtol=1e-4) and np.isclose(
+        own.attention_factor, rope.attention_factor
+    )
+    if not stated and not same:
+        raise RequestError(
+            f"model '{request.label}': {type(sites[0].stock).__name__} has other frequencies than its configuration "
+            "was read as: state rope_theta, rotary_dim and original_max_position_embeddings under [model.rope]"
+        )
+
+
+def _folder(request: ModelRequest) -> tuple[Path, dict[str, str]]:
+    source = locate(request)
+    if source.gguf is not None:
+        return source.gguf.parent, {"gguf_file": source.gguf.name}
+    if source.folder is not None:
+        return source.folder, {}
+    folder = hub.fetch(source.repo_id, source.revision, code=request.trust_remote_code)
+    files.check_folder(folder, trust_remote_code=request.trust_remote_code)
+    return folder, {}
+
+
+def _eos_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
+    found = getattr(hf.generation_config, "eos_token_id", None)
+    if found is None:
+        found = tokenizer.eos_token_id
+    return frozenset() if found is None else frozenset([found] if isinstance(found, int) else found)
+
+
+@contextmanager
+def _plain_errors(request: ModelRequest) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RequestError(f"model '{request.label}' cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' own progress bars and notices are off: what matters of them is raised here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,117 @@
+"""Which model a preset asks for, whether it can be had, and what its files are. Loads nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.catalogue import convert
+from harness.errors import RequestError, did_you_mean
+from harness.models import files, hub
+from harness.models.catalogue import CATALOGUE
+from harness.models.hashes import combined, file_sha256
+from harness.models.locate import locate
+from harness.types import JSON
+
+ROPE_KEYS: dict[str, type] = {
+    "rope_type": str,
+    "rope_theta": float,
+    "rotary_dim": int,
+    "partial_rotary_factor": float,
+    "original_max_position_embeddings": int,
+    "max_position_embeddings": int,
+    "factor": float,
+    "attention_factor": float,
+    "low_freq_factor": float,
+    "high_freq_factor": float,
+    "beta_fast": float,
+    "beta_slow": float,
+    "mscale": float,
+    "mscale_all_dim": float,
+    "truncate": bool,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """A preset's `[model]` table.
+
+    name: a catalogue name, a folder or GGUF file on this machine, or a Hugging Face id.
+    label: the name in tables and results; where none is given, the name, or the last part of a path.
+    gguf_file: the file to load from a folder that holds GGUF weights.
+    rope: RoPE facts that override the configuration's (`[model.rope]`, keys in `ROPE_KEYS`).
+    """
+
+    name: str
+    label: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    revision: str | None = None
+    gguf_file: str | None = None
+    trust_remote_code: bool = False
+    rope: dict[str, JSON] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name is empty: it should be a catalogue name, a folder, or a Hugging Face id")
+        if self.label is None:
+            path = Path(self.name).expanduser()
+            object.__setattr__(self, "label", path.resolve().name if path.exists() else self.name)
+
+
+def check(request: ModelRequest) -> None:
+    """Raises RequestError for everything that would stop this model from loading, before anything heavy starts."""
+    from harness.models.rope_facts import rope_spec
+
+    source = locate(request)
+    rope_override(request)
+    if source.gguf is not None:
+        files.check_gguf(source.gguf)
+    elif source.folder is not None:
+        files.check_folder(source.folder, trust_remote_code=request.trust_remote_code)
+    else:
+        hub.check_available(source.repo_id, source.revision)
+    rope_spec(request)
+
+
+def identity(request: ModelRequest) -> dict[str, str]:
+    """What the model's files hold: sha256 of the weights, the configuration and the tokenizer.
+
+    One file gives the sha256 of its bytes; several, that of the canonical JSON of name -> sha256. A Hugging Face
+    id gives the resolved `commit`, which fixes every file, and `weights`. Raises RequestError.
+    """
+    source = locate(request)
+    if source.repo is not None:
+        return hub.identity(source.repo, source.revision)
+    if source.gguf is not None:
+        return dict.fromkeys(("weights", "config", "tokenizer"), file_sha256(source.gguf))
+    assert source.folder is not None
+    groups = files.groups(source.folder, code=request.trust_remote_code)
+    return {name: combined({path.name: file_sha256(path) for path in paths}) for name, paths in groups.items()}
+
+
+def model_params(request: ModelRequest) -> dict[str, JSON]:
+    """What can move a number besides the files: it enters a cell's key."""
+    return {
+        "revision": request.revision,
+        "trust_remote_code": request.trust_remote_code,
+        "rope": rope_override(request),
+    }
+
+
+def rope_override(request: ModelRequest) -> dict[str, JSON]:
+    """The RoPE facts that override the configuration: the request's over the catalogue's. Raises RequestError."""
+    known = CATALOGUE.get(request.name)
+    given = request.rope or {}
+    check_rope_keys(given)
+    return {**(known.rope if known else {}), **given}
+
+
+def check_rope_keys(rope: Mapping[str, JSON]) -> None:
+    """Raises RequestError for a `[model.rope]` key that is unknown, or a value that cannot be."""
+    for key, value in rope.items():
+        if key not in ROPE_KEYS:
+            raise RequestError(f"[model.rope] has no key '{key}': {did_you_mean(key, ROPE_KEYS)}")
+        convert(value, ROPE_KEYS[key], where=f"[model.rope] {key}")
+        if ROPE_KEYS[key] in (int, float) and not 0 < value < float("inf"):
+            raise RequestError(f"[model.rope] {key} = {value}: it should be positive")

@@ -1,0 +1,75 @@
+"""What a person sees while a run goes on: a live bar in a terminal, a line a cell anywhere else."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness.config import PlannedCell
+from harness.types import Record
+
+
+class RunProgress:
+    """Follows a run over `todo`. The estimate of what is left goes by tokens, since long samples cost more."""
+
+    def __init__(self, todo: Sequence[PlannedCell], console: Console) -> None:
+        self._console = console
+        self._tokens_left = sum(p.cell.n_samples * p.cell.seq_len for p in todo)
+        self._tokens_done = 0
+        self._failed = 0
+        self._cells_left = len(todo)
+        self._began: float | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=sum(p.cell.n_samples for p in todo), left="")
+
+    @contextmanager
+    def shown(self) -> Iterator["RunProgress"]:
+        """The live display, until the block ends."""
+        with self._bar:
+            yield self
+
+    def says(self, what: str) -> None:
+        """What is done before the first cell."""
+        self._bar.update(self._task, description=what)
+        self._line(what)
+
+    def started(self, planned: PlannedCell, done: int) -> None:
+        """A cell begins, or goes on after `done` samples."""
+        self._began = self._began or time.monotonic()
+        self._bar.update(self._task, description=planned.path, advance=done)
+        self._tokens_left -= done * planned.cell.seq_len
+        again = f", {done} of {planned.cell.n_samples} samples already there" if done else ""
+        self._line(f"{self._cells_left} cells left, {self._estimate()}: {planned.path}{again}")
+        self._cells_left -= 1
+
+    def advanced(self, planned: PlannedCell, record: Record) -> None:
+        """A sample has its record."""
+        self._failed += record.status != "ok"
+        self._tokens_done += planned.cell.seq_len
+        self._tokens_left -= planned.cell.seq_len
+        self._bar.update(self._task, advance=1, left=self._estimate())
+
+    def _estimate(self) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        if not self._tokens_done or self._began is None:
+            return "no estimate yet" + failed
+        seconds = (time.monotonic() - self._began) * self._tokens_left / self._tokens_done
+        return (
+            f"about {seconds / 60:.0f} min {seconds % 60:.0f} s left{failed}"
+            if seconds >= 60
+            else f"about {seconds:.0f} s left{failed}"
+        )
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False, soft_wrap=True)
