@@ -1,0 +1,56 @@
+"""What each number of a report means, in words, with the settings it was computed with."""
+
+from collections.abc import Mapping
+
+from harness.types import JSON
+
+RULER_THRESHOLD = 0.856  # Llama-2-7B at 4K. Source: arXiv:2404.06654
+NOLIMA_SHARE = 0.85  # Source: arXiv:2502.05167
+
+
+def threshold_text(report: Mapping[str, JSON]) -> str:
+    """The rule a score must meet for its length to count."""
+    base = report["base"]
+    if report["threshold"] == "ruler":
+        return f"ruler: a score strictly above {RULER_THRESHOLD}"
+    share = NOLIMA_SHARE if report["threshold"] == "nolima" else report["native_share"]
+    where = f"of the score of {base} at its shortest tested length, taken as a fixed number"
+    return f"{report['threshold']}: {share:g} {where}"
+
+
+def definitions(report: Mapping[str, JSON]) -> dict[str, str]:
+    """term -> text."""
+    level = f"{report['confidence']:.3g}"
+    return {
+        "Score": (
+            "A fraction in [0, 1]: the mean over the answered samples. For likelihood it is exp of minus the mean "
+            "negative log-likelihood of a token, which is 1 / perplexity. A group's score is the mean of its tasks "
+            "with equal weight. Without an answer it is null with the reason, never 0."
+        ),
+        "Interval": (
+            f"Two-sided, confidence {level}. Binary: Wilson, for a mean of tasks with the effective sample size "
+            "1 / sum(w^2 / n). Graded and likelihood: bootstrap over samples or documents, stratified by task, "
+            "percentiles expanded for small n. A planned sample without an answer (truncated, out of memory, timed "
+            "out, failed, not run) counts as 0 at the low end and as 1 at the high end."
+        ),
+        "Effective length": (
+            f"Shown as [lower-bound rule, point rule]. Lower-bound rule: the largest tested length such that the "
+            f"one-sided lower bound, confidence {level}, reaches the threshold there and at every shorter tested "
+            "length. Point rule: the same with the score itself. In both a planned sample without an answer counts "
+            "as 0."
+        ),
+        "Threshold": threshold_text(report) + ".",
+        "Retention": (
+            f"Score of the method over the score of {report['base']} on the same samples, in cells no longer than the "
+            "original window; a suite's ratio is that of its mean scores, 'all' is the mean of the suites' ratios with "
+            f"equal weight. Paired bootstrap of the ratio, confidence {level}, stratified by cell; binary scores "
+            "with Jeffreys' prior of half an observation in each corner of the paired table, so that a small sample "
+            "without a difference is no proof, except where both sides ran under the original RoPE: then equal "
+            "scores are the same computation. A pair without both answers is 0 against 1 at the low end, 1 against 0 "
+            "at the high end. Chance corrected: the chance score taken off both."
+        ),
+        "Verdict": (
+            f"retained: the whole interval is at or above the margin {report['margin']:g}; lost: the whole interval is "
+            "below it; undecided: neither, so more samples are needed."
+        ),
+    }

@@ -1,0 +1,32 @@
+"""Small presets for tests, written as a user would write them."""
+
+import json
+from pathlib import Path
+
+SMALL = {
+    "title": "Small",
+    "seq_lens": [256, 1024],
+    "n_samples": 4,
+    "model": {"name": "tiny-llama"},
+    "method": [{"name": "vanilla"}, {"name": "yarn"}],
+    "suite": [
+        {"name": "needle", "tasks": ["keys1_noise"]},
+        {"name": "perplexity", "tasks": ["docs_whole"], "n_samples": 2},
+    ],
+}
+
+
+def write_preset(folder: Path, name: str = "small", **changes) -> str:
+    """A preset file like SMALL with some top-level entries changed; None removes one."""
+    preset = {key: value for key, value in (SMALL | changes).items() if value is not None}
+    path = folder / f"{name}.toml"
+    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in preset.items()))
+    return str(path)
+
+
+def _toml(value) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
