@@ -4,6 +4,8 @@ CATALOGUE = {
     "needle": "tasks.needle:Needle",
     "passkey": "tasks.passkey:Passkey",
     "perplexity": "tasks.perplexity:Perplexity",
+    "ruler-nvidia": "tasks.ruler.suite:RulerNvidia",
+    "ruler-fixed": "tasks.ruler.suite:RulerFixed",
     "longbench-thudm": "tasks.longbench.v1:LongBench",
     "longbench-v2": "tasks.longbench.v2:LongBenchV2",
     "lm_eval": "tasks.short.suite:LmEval",
