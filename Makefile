@@ -10,7 +10,7 @@ demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under se
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
 
 test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.errors import RequestError
+from harness.types import RunData
 
-DONE, WRONG_REQUEST, CELLS_FAILED, INTERRUPTED = 0, 2, 5, 130
+DONE, DIFFERS, WRONG_REQUEST, CELLS_FAILED, INTERRUPTED = 0, 1, 2, 5, 130
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,21 +66,101 @@ def _run_cells(args: argparse.Namespace, plan, store, cells, todo) -> None:  # t
 
 def report(args: argparse.Namespace) -> int:
     """Write the summary and the report of a run again, from its records."""
+    if args.published:
+        return _published(args)
+    if args.run is None:
+        raise RequestError("report: name a results folder, or --published NAME")
     folder = Path(args.run)
+    if args.rescore:
+        return _rescore(folder, args)
     html = Path(args.html) if args.html else folder / "report.html"
     _write_report(folder, html)
+    if args.figures:
+        from harness.store import read_run
+        from reports.files import write_figures
+
+        write_figures(read_run(folder), Path(args.figures))
     print(html)
     return DONE
 
 
-def _write_report(folder: Path, html: Path) -> None:
-    from harness.store import read_run, write_atomically
-    from reports.html import render
-    from reports.tables import summary
+def _published(args: argparse.Namespace) -> int:
+    from harness.store import write_atomically
+    from reports.files import write_published
+    from reports.published_page import published_text, render_published
 
-    data = read_run(folder)
-    write_atomically(folder / "summary.json", json.dumps(summary(data), indent=1, allow_nan=False) + "\n")
-    write_atomically(html, render(data))
+    if args.run is not None or args.rescore:
+        raise RequestError("--published shows a paper's numbers alone: leave out the results folder and --rescore")
+    if args.html:
+        write_atomically(Path(args.html), render_published(args.published))
+    if args.figures:
+        write_published(args.published, Path(args.figures))
+    print(published_text(args.published))
+    return DONE
+
+
+def _rescore(folder: Path, args: argparse.Namespace) -> int:
+    from harness.store import read_run
+    from reports.rescore import render_text, rescore
+
+    paths: dict[str, dict[str, str]] = {}
+    for text in args.path:
+        place, equals, path = text.partition("=")
+        suite, dot, name = place.rpartition(".")
+        if not equals or not dot:
+            raise RequestError(f"--path '{text}': it should read SUITE.SETTING=PATH")
+        paths.setdefault(suite, {})[name] = path
+    data, changes = rescore(read_run(folder), paths=paths)
+    html = Path(args.html) if args.html else folder / "report.rescored.html"
+    _write_report(folder, html, data=data, summary_name="summary.rescored.json")
+    print(render_text(changes))
+    print(html)
+    return DIFFERS if changes.changes else DONE
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Hold a run against a base run: the gate."""
+    from harness.store import read_run, write_atomically
+    from reports import compare_views as views
+    from reports.compare import compare as compared
+
+    if not 0 <= args.margin < 1:
+        raise RequestError(f"--margin = {args.margin:g}: it should be a fraction, 0 or more and below 1")
+    comparison = compared(
+        read_run(Path(args.base)), read_run(Path(args.new)), margin=args.margin, allow=args.allow_mismatch
+    )
+    written = {
+        args.html: views.render_html,
+        args.markdown: views.render_markdown,
+        args.junit: views.render_junit,
+        args.json: lambda found: json.dumps(views.as_json(found), indent=1, allow_nan=False) + "\n",
+    }
+    for path, render in written.items():
+        if path:
+            write_atomically(Path(path), render(comparison))
+    print(views.render_text(comparison))
+    return comparison.exit_code
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    """Write a static site that ranks methods over many runs."""
+    from reports.leaderboard import build, render_refusals
+
+    made = build([Path(run) for run in args.runs], Path(args.out))
+    if refusals := render_refusals(made):
+        print(refusals, file=sys.stderr)
+    print(Path(args.out) / "index.html")
+    return made.exit_code
+
+
+def _write_report(folder: Path, html: Path, *, data: RunData | None = None, summary_name: str = "summary.json") -> None:
+    from harness.store import read_run, write_atomically
+    from reports.html import render_analysis
+    from reports.tables import analyse, as_json
+
+    analysis = analyse(data or read_run(folder))
+    write_atomically(folder / summary_name, json.dumps(as_json(analysis), indent=1, allow_nan=False) + "\n")
+    write_atomically(html, render_analysis(analysis))
 
 
 def factors(args: argparse.Namespace) -> int:
@@ -155,9 +236,43 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(function=run)
 
     verb = verbs.add_parser("report", help="write a run's summary and report again, from its records")
-    verb.add_argument("run", help="a results folder")
+    verb.add_argument("run", nargs="?", help="a results folder")
     verb.add_argument("--html", help="where to write the report (default: RUN/report.html)")
+    verb.add_argument(
+        "--figures", metavar="DIR", help="write every figure as SVG and PDF, every table as CSV, JSON, LaTeX"
+    )
+    verb.add_argument("--published", metavar="NAME", help="a paper's own numbers, such as longrope2, instead of a run")
+    verb.add_argument("--rescore", action="store_true", help="score the recorded outputs again; the run stays as it is")
+    verb.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        metavar="SUITE.SETTING=PATH",
+        help="where a suite to rescore finds its data",
+    )
     verb.set_defaults(function=report)
+
+    verb = verbs.add_parser(
+        "compare", help="hold a run against a base run: 0 pass, 1 regressed, 3 inconclusive, 4 not comparable"
+    )
+    verb.add_argument("base", help="a results folder")
+    verb.add_argument("new", help="a results folder of the same preset")
+    verb.add_argument("--margin", type=float, default=0.02, help="the loss of score that counts (default: 0.02)")
+    verb.add_argument(
+        "--allow-mismatch",
+        action="append",
+        default=[],
+        choices=["samples", "model", "dtype", "attention"],
+        help="compare although these differ",
+    )
+    for name in ("html", "markdown", "junit", "json"):
+        verb.add_argument(f"--{name}", metavar="FILE", help=f"write the comparison as {name} too")
+    verb.set_defaults(function=compare)
+
+    verb = verbs.add_parser("leaderboard", help="a static site from many runs")
+    verb.add_argument("runs", nargs="+", metavar="RUN", help="a results folder")
+    verb.add_argument("--out", required=True, help="the site's folder")
+    verb.set_defaults(function=leaderboard)
 
     verb = verbs.add_parser("factors", help="what a method does to a model's RoPE")
     verb.add_argument("method", help="a catalogue name or pkg.module:Class")

@@ -46,9 +46,16 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What bounds a run without moving a number. sample_timeout_s: seconds a sample may take; 0 is no bound."""
+    """What bounds a run without moving a number.
+
+    sample_timeout_s: seconds a sample may take, alone then; 0 is no bound.
+    early_stop: a generation ends when its score can no longer change, where the suite can tell; its record says so.
+    kv_offload: keys and values may go to host memory where a GPU's runs out.
+    """
 
     sample_timeout_s: float = 0.0
+    early_stop: bool = True
+    kv_offload: bool = False
 
     def __post_init__(self) -> None:
         if self.sample_timeout_s < 0:

@@ -1,13 +1,15 @@
 """What `run.json` says of a run: the grid, the models' RoPE, the methods' factors, the environment."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness import environment
 from harness.config import Plan
+from harness.models.request import ModelRequest, model_params
 from harness.models.rope_facts import rope_spec
-from harness.types import JSON
+from harness.types import JSON, Cell
 from methods.rope import theoretical_critical_pair
 
 SCHEMA = 1
@@ -23,7 +25,7 @@ def manifest(plan: Plan) -> dict[str, JSON]:
         "plan": plan.key,
         "seed": plan.seed,
         "longreach": environment.package_version("longreach"),
-        "models": {name: _rope(rope) for name, rope in ropes.items()},
+        "models": {str(request.label): _model(request, ropes[str(request.label)]) for request in plan.models},
         "methods": {
             planned.label: {
                 "name": planned.name,
@@ -54,8 +56,36 @@ def manifest(plan: Plan) -> dict[str, JSON]:
     }
 
 
-def _rope(rope: Any) -> dict[str, JSON]:
+def cell_key(manifest: Mapping[str, JSON], entry: Mapping[str, JSON]) -> str | None:
+    """The key that a cell with these fields has; None where they hold NaN or infinity."""
+    method, suite = manifest["methods"][entry["method"]], manifest["suites"][entry["suite"]]
+    cell = Cell(
+        model=entry["model"],
+        model_params=manifest["models"][entry["model"]]["params"],
+        method=entry["method_name"],
+        method_params=method["params"],
+        suite=suite["name"],
+        suite_params=suite["params"],
+        task=entry["task"],
+        seq_len=entry["seq_len"],
+        n_samples=entry["n_samples"],
+        seed=entry["seed"],
+        dtype=entry["dtype"],
+        attention=entry["attention"],
+        versions=(method["version"], suite["version"]),
+        artifacts=entry["artifacts"],
+        method_label=entry["method"],
+        suite_label=entry["suite"],
+    )
+    try:
+        return cell.key
+    except ValueError:
+        return None
+
+
+def _model(request: ModelRequest, rope: Any) -> dict[str, JSON]:
     return {
+        "params": model_params(request),
         "original_max_position_embeddings": rope.original_max_position_embeddings,
         "rope_theta": rope.rope_theta,
         "rotary_dim": rope.rotary_dim,

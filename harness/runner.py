@@ -1,24 +1,19 @@
 """Runs a plan's cells: longest first inside a (model, method), one record a sample, nothing twice."""
 
-import signal
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from harness.config import Plan, PlannedCell
+from harness.answering import DeviceLostError, answer, answer_all, not_attempted, time_limit
+from harness.batching import together
+from harness.config import Plan, PlannedCell, RunSettings
 from harness.environment import device_facts, gather
 from harness.errors import RequestError
-from harness.excerpt import excerpt
 from harness.samples import SampleCache
-from harness.store import CellWriter, Store
-from harness.types import Example, Output, Record, Score, Status
-
-
-class SampleTimeoutError(Exception):
-    """A sample took longer than the preset allows."""
+from harness.store import Store
+from harness.types import JSON, Example, Record
 
 
 class Progress(Protocol):
@@ -68,8 +63,28 @@ def check_lengths(cells: Sequence[PlannedCell]) -> None:
             )
 
 
-def run(plan: Plan, store: Store, cells: Sequence[PlannedCell], *, device: str, progress: Progress) -> None:
-    """Run the unfinished cells. Each sample's record is on disk before the next sample begins."""
+def check_machine(cells: Sequence[PlannedCell], device: str) -> None:
+    """Raises RequestError for a model that a device cannot hold, or an attention that it does not have."""
+    from harness.models import loading
+
+    for request in {id(planned.model): planned.model for planned in cells}.values():
+        loading.check_machine(request, loading.check_device(device))
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    cells: Sequence[PlannedCell],
+    *,
+    device: str,
+    progress: Progress,
+    restart: Callable[[], object] | None = None,
+) -> None:
+    """Run the unfinished cells. Each sample's record is on disk as soon as its answer is there.
+
+    restart: what is done when a GPU is lost; by default this process begins anew with the same command, and goes on
+    behind the samples that are recorded.
+    """
     from harness.models.loading import load
 
     todo = unfinished(plan, store, cells)
@@ -81,11 +96,22 @@ def run(plan: Plan, store: Store, cells: Sequence[PlannedCell], *, device: str, 
         progress.says("building samples")
         samples.prepare(ours)
         progress.says(f"loading {request.label}")
-        model = load(request, device=device)
-        facts = {"environment": {**gather(), **device_facts(device)}}
-        for planned in ours:
-            _run_cell(planned, model, samples, store, facts, plan.run.sample_timeout_s, progress)
-        del model
+        model = load(request, device=device, may_offload=plan.run.kv_offload)
+        work = _Work(
+            model=model,
+            samples=samples,
+            store=store,
+            run=plan.run,
+            progress=progress,
+            environment={**gather(), **device_facts(device)},
+        )
+        try:
+            for planned in ours:
+                work.cell(planned)
+        except DeviceLostError:
+            (restart or _restart)()
+            return
+        del model, work
 
 
 def outcome(store: Store, cells: Sequence[PlannedCell]) -> Outcome:
@@ -96,112 +122,64 @@ def outcome(store: Store, cells: Sequence[PlannedCell]) -> Outcome:
     )
 
 
-def _run_cell(
-    planned: PlannedCell,
-    model: Any,
-    samples: SampleCache,
-    store: Store,
-    facts: dict[str, Any],
-    timeout_s: float,
-    progress: Progress,
-) -> None:
-    key = planned.cell.key
-    done = {record.example_id for record in store.records(key)}
-    progress.started(planned, len(done))
-    with store.appending(key) as writer:
-        for example in samples.of(planned):
-            if example.id not in done:
-                _run_sample(planned, example, model, timeout_s, writer, progress)
-        writer.finish(facts)
+@dataclass(kw_only=True)
+class _Work:
+    """The cells of one model. `too_long`: the shortest sample that ran out of memory, by method and suite."""
+
+    model: Any
+    samples: SampleCache
+    store: Store
+    run: RunSettings
+    progress: Progress
+    environment: Mapping[str, JSON]
+    too_long: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def cell(self, planned: PlannedCell) -> None:
+        """Answer what has no record yet, then finish the cell."""
+        key = planned.cell.key
+        done = {record.example_id for record in self.store.records(key)}
+        self.progress.started(planned, len(done))
+        left = (example for example in self.samples.of(planned) if example.id not in done)
+        with self.store.appending(key) as writer:
+            for group in together(left, planned.method.method, getattr(self.model, "rope", None)):
+                for record in self._records(planned, group):
+                    writer.append(record)
+                    self.progress.advanced(planned, record)
+            engine = {"attention": planned.cell.attention, **asdict(self.model.limits)}
+            writer.finish({"environment": self.environment, "engine": engine})
+
+    def _records(self, planned: PlannedCell, group: Sequence[Example]) -> Iterator[Record]:
+        """Records of a group. One that ran out of memory stops all that are not shorter."""
+        key, n_tokens = (planned.cell.method_label, planned.cell.suite_label), {e.id: e.n_tokens for e in group}
+        left = list(group)
+        while left:
+            limit = self.too_long.get(key, sys.maxsize)
+            for example in (example for example in left if example.n_tokens >= limit):
+                yield not_attempted(planned, example, limit, self.model)
+            left = [example for example in left if example.n_tokens < limit]
+            for record in answer_all(planned, left, self.model, self.run):
+                left = [example for example in left if example.id != record.example_id]
+                yield record
+                if record.status == "oom":
+                    self.too_long[key] = n_tokens[record.example_id]
+                    break
 
 
-def _run_sample(
-    planned: PlannedCell, example: Example, model: Any, timeout_s: float, writer: CellWriter, progress: Progress
-) -> None:
-    record = answer(planned, example, model, timeout_s)
-    writer.append(record)
-    progress.advanced(planned, record)
+def _restart() -> None:
+    """This process with the same command, from its beginning: a lost GPU serves a new one."""
+    print("the GPU was lost with a CUDA error: starting again behind what is recorded", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def answer(planned: PlannedCell, example: Example, model: Any, timeout_s: float = 0.0) -> Record:
-    """One sample's record: the model's answer under the method, scored, or the reason there is none."""
-    cell, suite = planned.cell, planned.suite.suite
-    status: Status = "ok"
-    output, score, error, regime, length = Output(), None, None, None, example.n_tokens
-    started = time.perf_counter()
-    try:
-        if length > cell.seq_len and not getattr(suite, "exceeds_length", False):
-            raise _TooLongError(f"the sample needs {length} tokens, the cell allows {cell.seq_len}")
-        with time_limit(timeout_s), planned.method.method.applied(model, seq_len=length):
-            regime = model.regime
-            output = model.answer(example)
-        found = suite.score(cell.task, example, output)
-        score = found if isinstance(found, Score) else Score(value=float(found))
-        if not 0 <= score.value <= 1:
-            raise ValueError(f"the suite scored {score.value}: a score is a fraction in [0, 1]")
-    except (RequestError, KeyboardInterrupt):
-        raise
-    except Exception as raised:
-        status, score = _status(raised), None
-        error = f"{type(raised).__name__}: {raised}"[:500]
-        if status == "oom":
-            _free_memory()
-    return Record(
-        cell_key=cell.key,
-        example_id=example.id,
-        status=status,
-        output=output.text,
-        score=None if score is None else score.value,
-        error=error,
-        regime=regime,
-        n_prompt_tokens=len(example.prompt_ids) or sum(len(segment.token_ids) for segment in example.segments),
-        n_new_tokens=len(output.token_ids),
-        prefill_s=output.prefill_s if status == "ok" else time.perf_counter() - started,
-        decode_s=output.decode_s,
-        peak_memory_bytes=model.peak_memory_bytes(),
-        answers=tuple(example.answers),
-        measures={} if score is None else score.measures,
-        metadata=example.metadata,
-        excerpt=excerpt(example, model.tokenizer),
-    )
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises SampleTimeoutError in the block after so many seconds; 0 is no limit. Works in the main thread."""
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise SampleTimeoutError(f"no answer within {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-class _TooLongError(Exception):
-    """A sample does not fit its cell's length."""
-
-
-def _status(error: Exception) -> Status:
-    if isinstance(error, _TooLongError):
-        return "truncated"
-    if isinstance(error, SampleTimeoutError):
-        return "timeout"
-    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if no_memory or "can't allocate memory" in str(error):
-        return "oom"
-    return "error"
-
-
-def _free_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+__all__ = [
+    "Outcome",
+    "Progress",
+    "answer",
+    "check_lengths",
+    "check_machine",
+    "outcome",
+    "run",
+    "time_limit",
+    "unfinished",
+]

@@ -16,6 +16,8 @@ STATUSES: tuple[Status, ...] = ("ok", "truncated", "oom", "timeout", "error")
 
 MetricKind = Literal["binary", "graded", "likelihood"]
 Regime = Literal["original", "rescaled"]
+# Why a generation ended: an end-of-sequence token, the budget, a stop text, or a score that nothing could change.
+Stopped = Literal["eos", "length", "stop", "settled"]
 
 
 def canonical_json(value: JSON) -> str:
@@ -104,6 +106,8 @@ class Output:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[tuple[float, ...], ...] = ()  # natural log, a row a segment
     greedy: tuple[tuple[bool, ...], ...] = ()  # the token was the most probable one
+    stopped: Stopped | None = None
+    attention: str = ""  # the backends that ran, joined by +
     prefill_s: float = 0.0
     decode_s: float = 0.0
 
@@ -144,6 +148,8 @@ class Record:
     regime: Regime | None = None  # which RoPE the request was answered under
     n_prompt_tokens: int = 0
     n_new_tokens: int = 0
+    stopped: Stopped | None = None  # `settled`: the output is shorter than the model would have written
+    attention: str = ""  # the backends that ran, joined by +
     prefill_s: float = 0.0
     decode_s: float = 0.0
     peak_memory_bytes: int = 0

@@ -9,7 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from harness import stats
-from harness.types import JSON, STATUSES, Record, RunData
+from harness.types import JSON, STATUSES, Record, RunData, canonical_json
+
+MANY_CELLS = 10_000
+FEWER_RESAMPLES = 2_000  # a percentile then moves by about 0.06 standard errors, instead of 0.04
 
 
 def number(value: float | None) -> float | None:
@@ -30,6 +33,7 @@ class CellResult:
     entry: Mapping[str, JSON]
     metric: Mapping[str, JSON]
     records: tuple[Record, ...]
+    n_resamples: int = stats.RESAMPLES
 
     @property
     def seq_len(self) -> int:
@@ -56,15 +60,30 @@ class CellResult:
 
     @cached_property
     def sample(self) -> stats.Sample:
-        """The answered samples' scores."""
-        values, weights = self.values(self.answered.values())
+        """The answered samples' scores, those of one document together."""
+        answered = list(self.answered.values())
+        values, weights = self.values(answered)
+        kind, documents = self.metric["kind"], shared_documents(answered)
+        if documents and kind != "likelihood":
+            kind, (values, weights) = "graded", stats.clustered(values, documents)
         return stats.Sample(
             name=self.entry["key"],
-            kind=self.metric["kind"],
+            kind=kind,
             values_N=values,
             weights_N=weights,
             n_expected=self.n_expected,
+            n_resamples=self.n_resamples,
         )
+
+    def estimate(self, confidence: float) -> stats.Estimate:
+        """The score with its interval."""
+        if confidence not in self._estimates:
+            self._estimates[confidence] = stats.mean([self.sample], confidence=confidence)
+        return self._estimates[confidence]
+
+    @cached_property
+    def _estimates(self) -> dict[float, stats.Estimate]:
+        return {}
 
     def values(self, records: Iterable[Record]) -> tuple[stats.FloatArray, stats.FloatArray]:
         """Values and weights of records, as `stats.Sample` takes them."""
@@ -95,6 +114,37 @@ class CellResult:
         return ", ".join(parts) or None
 
 
+def shared_documents(records: Sequence[Record]) -> list[str] | None:
+    """Each record's document (its metadata's `document`), where several records share one; else None."""
+    if not any("document" in record.metadata for record in records):
+        return None
+    documents = [canonical_json(r.metadata.get("document", ["", r.example_id])) for r in records]
+    return documents if len(set(documents)) < len(documents) else None
+
+
+def paired(
+    cell: "CellResult", ours: Sequence[Record], base: Sequence[Record], *, n_expected: int, same_computation: bool
+) -> stats.Pairs:
+    """Records of the same samples, in one order, as pairs; those of one document together. Unanswered is 0."""
+    method_N, weights_N = cell.values(ours)
+    base_N, _ = cell.values(base)
+    kind, documents = cell.metric["kind"], shared_documents(ours)
+    if documents and kind != "likelihood":
+        kind, (method_N, weights_N) = "graded", stats.clustered(method_N, documents)
+        base_N, _ = stats.clustered(base_N, documents)
+    return stats.Pairs(
+        name=cell.entry["key"],
+        kind=kind,
+        method_N=method_N,
+        base_N=base_N,
+        weights_N=weights_N,
+        n_expected=n_expected,
+        chance=cell.metric["chance"],
+        same_computation=same_computation,
+        n_resamples=cell.n_resamples,
+    )
+
+
 def in_plan_order(manifest: Mapping[str, JSON]) -> dict[str, JSON]:
     """The manifest with models, methods and suites in the order of its cells: a JSON file may keep another one."""
     ordered = dict(manifest)
@@ -110,14 +160,29 @@ def in_plan_order(manifest: Mapping[str, JSON]) -> dict[str, JSON]:
 def read_cells(run: RunData) -> list[CellResult]:
     """Every planned cell, in the plan's order."""
     metrics = run.manifest["metrics"]
+    n_resamples = resamples(len(run.manifest["cells"]))
     return [
         CellResult(
             entry=entry,
             metric=metrics[entry["suite"]][entry["task"]],
             records=tuple(sorted(run.records.get(entry["key"], ()), key=lambda record: record.example_id)),
+            n_resamples=n_resamples,
         )
         for entry in run.manifest["cells"]
     ]
+
+
+def resamples(n_cells: int) -> int:
+    """Bootstrap resamples: fewer for a very large plan, whose report would take minutes; see the definitions."""
+    return stats.RESAMPLES if n_cells <= MANY_CELLS else FEWER_RESAMPLES
+
+
+def by_method(cells: Iterable[CellResult]) -> dict[tuple[str, str], list[CellResult]]:
+    """The cells of each (model, method), in the plan's order."""
+    found: dict[tuple[str, str], list[CellResult]] = {}
+    for cell in cells:
+        found.setdefault((cell.entry["model"], cell.entry["method"]), []).append(cell)
+    return found
 
 
 def groups(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:

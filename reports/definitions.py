@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from harness import stats
 from harness.types import JSON
+from reports.cells import FEWER_RESAMPLES, MANY_CELLS
 
 RULER_THRESHOLD = 0.856  # Llama-2-7B at 4K. Source: arXiv:2404.06654
 NOLIMA_SHARE = 0.85  # Source: arXiv:2502.05167
@@ -30,8 +32,9 @@ def definitions(report: Mapping[str, JSON]) -> dict[str, str]:
         "Interval": (
             f"Two-sided, confidence {level}. Binary: Wilson, for a mean of tasks with the effective sample size "
             "1 / sum(w^2 / n). Graded and likelihood: bootstrap over samples or documents, stratified by task, "
-            "percentiles expanded for small n. A planned sample without an answer (truncated, out of memory, timed "
-            "out, failed, not run) counts as 0 at the low end and as 1 at the high end."
+            f"percentiles expanded for small n; {stats.RESAMPLES:,} resamples, in a run of more than {MANY_CELLS:,} "
+            f"cells {FEWER_RESAMPLES:,}. A planned sample without an answer (truncated, out of memory, timed out, "
+            "failed, not run) counts as 0 at the low end and as 1 at the high end."
         ),
         "Effective length": (
             f"Shown as [lower-bound rule, point rule]. Lower-bound rule: the largest tested length such that the "
@@ -47,7 +50,15 @@ def definitions(report: Mapping[str, JSON]) -> dict[str, str]:
             "with Jeffreys' prior of half an observation in each corner of the paired table, so that a small sample "
             "without a difference is no proof, except where both sides ran under the original RoPE: then equal "
             "scores are the same computation. A pair without both answers is 0 against 1 at the low end, 1 against 0 "
-            "at the high end. Chance corrected: the chance score taken off both."
+            "at the high end. Chance corrected: the chance score taken off both. A task on which the interval of "
+            f"{report['base']}, over all its lengths, does not lie above chance is left out and named."
+        ),
+        "Difference": (
+            f"Score of the method less that of {report['base']} on the same samples, the mean of a suite's tasks with "
+            f"equal weight. Paired bootstrap, confidence {level}; p by flipping signs, for binary scores McNemar's "
+            "exact test, two-sided. Holm: adjusted for the number of methods at this suite and length, so that of all "
+            "methods together a false difference is shown at most "
+            f"{100 * (1 - report['confidence']):.3g} times in a hundred."
         ),
         "Verdict": (
             f"retained: the whole interval is at or above the margin {report['margin']:g}; lost: the whole interval is "

@@ -1,13 +1,17 @@
-"""What stretching cost: a method against the base method on the same samples inside the original window."""
+"""What stretching cost: a method against the base method on the same samples inside the original window.
+
+A task that the base method does no better than by blind guessing has nothing to retain: it is left out and named.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness import stats
 from harness.types import JSON
-from reports.cells import CellResult, number
+from reports.cells import CellResult, by_method, number, paired
 
 _Place = tuple[str, str, int]  # suite, task, length
+_Task = tuple[str, str]
 
 
 def retention_rows(manifest: Mapping[str, JSON], cells: Sequence[CellResult]) -> list[dict[str, Any]]:
@@ -19,12 +23,28 @@ def retention_rows(manifest: Mapping[str, JSON], cells: Sequence[CellResult]) ->
             for cell in cells
             if cell.entry["model"] == model and cell.seq_len <= facts["original_max_position_embeddings"]
         ]
-        base = {_place(cell): cell for cell in inside if cell.entry["method"] == manifest["report"]["base"]}
+        methods = by_method(inside)
+        base_cells = methods.get((model, manifest["report"]["base"]), ())
+        base = {_place(cell): cell for cell in base_cells}
+        at_chance = _at_chance(base_cells, manifest["report"]["confidence"])
         for method in manifest["methods"]:
             if method != manifest["report"]["base"]:
-                ours = [cell for cell in inside if cell.entry["method"] == method and _place(cell) in base]
-                rows += _rows(model, method, manifest, ours, base)
+                ours = [cell for cell in methods.get((model, method), ()) if _place(cell) in base]
+                rows += _rows(model, method, manifest, ours, base, at_chance)
     return rows
+
+
+def _at_chance(base: Sequence[CellResult], confidence: float) -> set[_Task]:
+    """The tasks on which the base method's interval, over all lengths, does not lie above chance."""
+    tasks: dict[_Task, list[CellResult]] = {}
+    for cell in base:
+        if cell.metric["kind"] != "likelihood":
+            tasks.setdefault(_place(cell)[:2], []).append(cell)
+    lows = {
+        task: stats.mean([cell.sample for cell in cells], confidence=confidence).low for task, cells in tasks.items()
+    }
+    # An unknown low end is judged where the missing answers are reported.
+    return {task for task, low in lows.items() if low is not None and low <= tasks[task][0].metric["chance"]}
 
 
 def _rows(
@@ -33,19 +53,29 @@ def _rows(
     manifest: Mapping[str, JSON],
     ours: Sequence[CellResult],
     base: Mapping[_Place, CellResult],
+    at_chance: set[_Task],
 ) -> list[dict[str, Any]]:
     report = manifest["report"]
     suites: dict[str, list[CellResult]] = {}
+    left_out: dict[str, None] = {}
     for cell in ours:
-        suites.setdefault(cell.entry["suite"], []).append(cell)
-    pairs = {suite: [_pairs(cell, base[_place(cell)]) for cell in cells] for suite, cells in suites.items()}
+        suite, task = _place(cell)[:2]
+        kept = suites.setdefault(suite, [])
+        if (suite, task) in at_chance:
+            left_out[f"{suite}/{task}"] = None
+        else:
+            kept.append(cell)
+    pairs = {suite: [pairs_of(cell, base[_place(cell)]) for cell in cells] for suite, cells in suites.items()}
     rows = []
-    for group, members in [*((suite, [suite]) for suite in suites), ("all", list(suites))]:
+    for group, named in [*((suite, [suite]) for suite in suites), ("all", list(suites))]:
+        members = [suite for suite in named if suites[suite]]
         found = stats.retention(
             [pairs[suite] for suite in members], margin=report["margin"], confidence=report["confidence"]
         )
         reason = found.reason
-        if not members:
+        if not members and named:
+            reason = f"{report['base']} is not above chance on any task"
+        elif not members:
             reason = f"no cell of this method and of {report['base']} at or below the original window"
         rows.append(
             {
@@ -59,6 +89,7 @@ def _rows(
                 "verdict": found.verdict,
                 "chance_corrected": number(found.chance_corrected),
                 "mcnemar": _mcnemar([p for suite in members for p in pairs[suite]]),
+                "left_out": [name for name in left_out if group in ("all", name.partition("/")[0])],
                 "reason": reason,
                 "cells": [cell.entry["key"] for suite in members for cell in suites[suite]],
             }
@@ -70,21 +101,16 @@ def _place(cell: CellResult) -> _Place:
     return cell.entry["suite"], cell.entry["task"], cell.seq_len
 
 
-def _pairs(ours: CellResult, base: CellResult) -> stats.Pairs:
+def pairs_of(ours: CellResult, base: CellResult) -> stats.Pairs:
     """The samples both answered, by example id."""
     both = [example_id for example_id in ours.answered if example_id in base.answered]
-    method_N, weights_N = ours.values(ours.answered[i] for i in both)
-    base_N, _ = base.values(base.answered[i] for i in both)
-    regimes = {cell.answered[i].regime for cell in (ours, base) for i in both}
-    return stats.Pairs(
-        name=ours.entry["key"],
-        kind=ours.metric["kind"],
-        method_N=method_N,
-        base_N=base_N,
-        weights_N=weights_N,
+    method, reference = ([cell.answered[i] for i in both] for cell in (ours, base))
+    return paired(
+        ours,
+        method,
+        reference,
         n_expected=max(ours.n_expected, base.n_expected),
-        chance=ours.metric["chance"],
-        same_computation=regimes == {"original"},
+        same_computation={r.regime for r in (*method, *reference)} == {"original"},
     )
 
 

@@ -9,6 +9,9 @@ import io
 import re
 import unicodedata
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -61,14 +64,42 @@ def plain(text: str, limit: int = 48) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def render(figure: Figure, *, name: str, label: str) -> str:
-    """The figure as an `<svg>` element. name: unique in the page, prefixes every id. label: what it shows, in words."""
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": name}):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawing:
+    """A finished figure. name: unique in the page, prefixes every id. label: what it shows, in words."""
+
+    figure: Figure
+    name: str
+    label: str
+
+    def svg(self) -> str:
+        """The figure as an `<svg>` element."""
+        buffer = io.StringIO()
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        with _saving({"svg.hashsalt": self.name}):
+            self.figure.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
+        return _inline(buffer.getvalue(), self.name, self.label)
+
+    def standalone_svg(self) -> str:
+        """The figure as an SVG file, in the light theme's colours."""
+        text = re.sub(r"var\(--[\w-]+, (#[0-9a-f]{6})\)", r"\1", self.svg())
+        return text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+
+    def pdf(self) -> bytes:
+        """The figure as a PDF file."""
+        buffer = io.BytesIO()
+        with _saving({"pdf.fonttype": 42}):
+            self.figure.savefig(
+                buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+            )
+        return buffer.getvalue()
+
+
+@contextmanager
+def _saving(changes: Any) -> Iterator[None]:
+    with warnings.catch_warnings(), settings(), matplotlib.rc_context(changes):
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts may have it
-        figure.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
-    return _inline(buffer.getvalue(), name, label)
+        yield
 
 
 def _inline(text: str, name: str, label: str) -> str:

@@ -6,11 +6,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from harness import stats
 from harness.types import JSON, RunData
-from reports.cells import CellResult, groups, in_plan_order, number, one_regime, read_cells
+from reports.cells import CellResult, by_method, groups, in_plan_order, number, one_regime, read_cells
 from reports.definitions import NOLIMA_SHARE, RULER_THRESHOLD, definitions
 from reports.retention import retention_rows
 
@@ -79,7 +80,7 @@ class Series:
         return f"the lower bound at the shortest tested length, {first.seq_len}, is {first.estimate.lower_bound:.3g}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
     """Everything a report says."""
 
@@ -88,6 +89,11 @@ class Analysis:
     scores: list[dict[str, Any]]
     series: list[Series]
     retention: list[dict[str, Any]]
+
+    @cached_property
+    def by_method(self) -> dict[tuple[str, str], list[CellResult]]:
+        """The cells of each (model, method)."""
+        return by_method(self.cells)
 
 
 def analyse(run: RunData) -> Analysis:
@@ -119,8 +125,15 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def score_of(cells: Sequence[CellResult], confidence: float) -> stats.Estimate:
+    """The mean score of cells; that of a single one is computed once."""
+    if len(cells) > 1:
+        return stats.mean([cell.sample for cell in cells], confidence=confidence)
+    return cells[0].estimate(confidence)
+
+
 def _score_row(cell: CellResult, confidence: float) -> dict[str, Any]:
-    estimate = stats.mean([cell.sample], confidence=confidence)
+    estimate = score_of([cell], confidence)
     row = {name: cell.entry[name] for name in ("key", "model", "method", "suite", "task", "seq_len")}
     row |= {"metric": cell.metric["name"], "score": number(estimate.value)}
     row |= {"low": number(estimate.low), "high": number(estimate.high)}
@@ -142,15 +155,12 @@ def _score_row(cell: CellResult, confidence: float) -> dict[str, Any]:
 def _all_series(manifest: Mapping[str, JSON], cells: Sequence[CellResult]) -> list[Series]:
     report = manifest["report"]
     found = []
+    members_of = groups(cells)
     for model in manifest["models"]:
-        for group, members in groups(cells).items():
+        for group, members in members_of.items():
             tasks = {cell.entry["task"] for cell in members}
-            lengths = {
-                method: _lengths(
-                    tasks, [c for c in members if (c.entry["model"], c.entry["method"]) == (model, method)]
-                )
-                for method in manifest["methods"]
-            }
+            ours_of = by_method(members)
+            lengths = {method: _lengths(tasks, ours_of.get((model, method), ())) for method in manifest["methods"]}
             threshold = _threshold(report, lengths.get(report["base"], {}))
             for method, ours in lengths.items():
                 if ours:
@@ -185,7 +195,7 @@ def _series(
 ) -> Series:
     points = []
     for seq_len, members in lengths.items():
-        estimate = stats.mean([cell.sample for cell in members], confidence=confidence)
+        estimate = score_of(members, confidence)
         points.append(
             Point(
                 seq_len=seq_len,

@@ -32,6 +32,14 @@ def score(value: float | None, likelihood: bool) -> str:
     return f"{1 / value:.4g}" if value else "∞"
 
 
+def length(n: int) -> str:
+    """A length in as few characters as fit an axis: 8k for 8192."""
+    for unit, size in (("M", 1 << 20), ("k", 1 << 10)):
+        if n >= size and n % size == 0:
+            return f"{n // size}{unit}"
+    return str(n)
+
+
 def breakable(name: str) -> Markup:
     """A name that may be broken after its underscores and slashes."""
     return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(name))))
@@ -49,6 +57,26 @@ def retained(row: Mapping[str, Any]) -> str:
     """A retention with its interval, in percent."""
     interval = span(row["low"], row["high"])
     return percent(row["retention"]) + (f" ({interval})" if interval else "")
+
+
+def points(value: float | None) -> str:
+    """A difference of fractions in points, with its sign."""
+    return DASH if value is None else f"{100 * value:+.1f}"
+
+
+def printed(value: float | None) -> str:
+    """A number as papers print it."""
+    return DASH if value is None else f"{value:.2f}"
+
+
+def signed(value: float | None) -> str:
+    """The same with its sign."""
+    return DASH if value is None else f"{value:+.2f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to two digits."""
+    return DASH if value is None else "<0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:

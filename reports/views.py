@@ -37,7 +37,7 @@ def headline(model: str, analysis: Analysis) -> dict[str, Any]:
     overall = {row["method"]: row for row in analysis.retention if row["model"] == model and row["group"] == "all"}
     rows = []
     for method in analysis.manifest["methods"]:
-        cells = [c for c in analysis.cells if (c.entry["model"], c.entry["method"]) == (model, method)]
+        cells = analysis.by_method.get((model, method), [])
         if cells:
             rows.append(
                 {

@@ -2,6 +2,8 @@
 
 CATALOGUE = {
     "needle": "tasks.needle:Needle",
+    "needle-sf": "tasks.needle_grid:NeedleGrid",
+    "key_value": "tasks.key_value:KeyValue",
     "passkey": "tasks.passkey:Passkey",
     "perplexity": "tasks.perplexity:Perplexity",
     "ruler-nvidia": "tasks.ruler.suite:RulerNvidia",

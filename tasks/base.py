@@ -53,6 +53,15 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class SettlesEarly(Protocol):
+    """A suite that can tell when a generation is over before the model ends it."""
+
+    def settled(self, task: str, example: Example, text: str) -> bool:
+        """Whether every text that begins with this one has the score and the measures of this one."""
+        ...
+
+
 def sample_rng(suite: str, version: int, task: str, *, seq_len: int, index: int, seed: int) -> random.Random:
     """The generator of one sample; nothing else is drawn from it."""
     key = content_hash([suite, version, task, seq_len, index, seed])

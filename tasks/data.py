@@ -169,7 +169,7 @@ def hub_rows(repo: str, *, config: str | None = None, split: str, revision: str,
 def _unreachable(what: str, repo: str, revision: str, file: str, instead: str, error: Exception) -> RequestError:
     from huggingface_hub import constants
 
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"huggingface.co: {type(error).__name__}"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hugging Face Hub: {type(error).__name__}"
     return RequestError(
         f"{what} at revision {revision} is not in {constants.HF_HUB_CACHE} and cannot be fetched ({why}): run "
         f"`hf download {repo}{file} --repo-type dataset --revision {revision}` where there is a network, or {instead}"

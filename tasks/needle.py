@@ -12,7 +12,7 @@ from tasks import scoring
 from tasks.base import Tokenizer, check_length, sample_id, sample_rng
 from tasks.haystack import KINDS, NOISE, load
 from tasks.tokens import encode, leading_ids
-from tasks.weaving import Filler, Weave, Woven, depth_grid
+from tasks.weaving import DepthInterval, Filler, Weave, Woven, depth_grid
 from tasks.words import ADJECTIVES, NOUNS
 
 _GRAMMAR = re.compile(r"keys([1-9][0-9]{0,3})(?:_values([1-9][0-9]{0,3}))?_(" + "|".join(KINDS) + ")")
@@ -68,8 +68,9 @@ class Needle:
 
     scoring: `generated` (the share of the key's numbers in the generated text) or `teacher_forced` (1 when each token
     of the answer is the most probable one).
-    depths: how many depths the grid has, evenly spaced from 0 to 1, or a list of fractions; sample i takes the i-th,
-    round and round. The first number of the key stands there; all other needles stand anywhere.
+    depths: how many depths the grid has from 0 to 1, or a list of fractions; sample i takes the i-th, round and round.
+    The first number of the key stands there; all other needles stand anywhere.
+    depth_interval: so many depths are spaced evenly, or `sigmoid`, densely towards both ends.
     max_new_tokens: 16 for each number unless given.
     books: the folder of the haystack `book`.
 
@@ -82,11 +83,12 @@ class Needle:
 
     scoring: Literal["generated", "teacher_forced"] = "generated"
     depths: int | tuple[float, ...] = 10
+    depth_interval: DepthInterval = "linear"
     max_new_tokens: int | None = None
     books: str | None = field(default=None, metadata={"path": True})
 
     def __post_init__(self) -> None:
-        depth_grid(self.depths)
+        depth_grid(self.depths, self.depth_interval)
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens = {self.max_new_tokens}: it should be at least 1")
 
@@ -122,7 +124,7 @@ class Needle:
     def examples(self, task: str, *, seq_len: int, n: int, seed: int, tokenizer: Tokenizer) -> Iterator[Example]:
         """The first `n` samples; a prefix of them covers the depths evenly."""
         check_length("needle", task, seq_len=seq_len, shortest=self.shortest(task, tokenizer))
-        parsed, depths = _parse(task), depth_grid(self.depths)
+        parsed, depths = _parse(task), depth_grid(self.depths, self.depth_interval)
         haystack = load(parsed.haystack, books=self.books)
         for index in range(n):
             rng = sample_rng("needle", self.version, task, seq_len=seq_len, index=index, seed=seed)
@@ -152,6 +154,14 @@ class Needle:
         return Score(
             value=scoring.string_match_all(output.text, example.answers),
             measures={"number_match_all": scoring.number_match_all(output.text, example.answers)},
+        )
+
+    def settled(self, task: str, example: Example, text: str) -> bool:
+        """Every number is there, and the last one written has ended."""
+        return (
+            not re.match("[0-9]", text[-1:])
+            and scoring.holds_all(text, example.answers)
+            and scoring.number_match_all(text, example.answers) == 1.0
         )
 
     def _n_new(self, n_values: int) -> int:

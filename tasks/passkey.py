@@ -1,6 +1,7 @@
 """The passkey test: a number between repetitions of a nonsense text."""
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -97,6 +98,10 @@ class Passkey:
     def score(self, task: str, example: Example, output: Output) -> Score:
         """Whether the first number of the text is the key."""
         return Score(value=scoring.first_number_equals(output.text, int(example.answers[0])))
+
+    def settled(self, task: str, example: Example, text: str) -> bool:
+        """The first number has ended."""
+        return re.search(r"[0-9][^0-9]", text) is not None
 
 
 def longrope_prompt(rng: random.Random, n_tokens: int) -> tuple[str, int, float]:

@@ -9,10 +9,11 @@ from harness.errors import RequestError, unknown
 from harness.types import Example, Metric, Output, Score, Segment
 from tasks import scoring
 from tasks.base import Tokenizer, check_length, sample_id, sample_rng
+from tasks.corpora import CORPORA, load_corpus
 from tasks.haystack import Haystack, load
 from tasks.tokens import encode, leading_ids
 
-_HAYSTACKS = ("docs", "essay", "book")
+_HAYSTACKS = ("docs", "essay", "book", *CORPORA)
 _TASKS = tuple(f"{haystack}_{way}" for haystack in _HAYSTACKS for way in ("whole", "sliding"))
 
 _PROBE = 8000  # characters the tokens a character are counted on
@@ -30,6 +31,11 @@ class Perplexity:
     stride: in tokens; a quarter of `seq_len` unless given.
     document_tokens: twice `seq_len` unless given.
     books: the folder of the haystack `book`.
+    data_dir: the folder with the folders `pg19` and `proofpile`, of .txt[.xz|.gz] files, a document each, or
+    .jsonl[.gz] files with a document in each row's `text`; without it, these haystacks come from the Hub.
+
+    PG19's and Proof-pile's documents are never joined: a window lies in one that is long enough. Papers read the
+    beginnings of a few such documents; here the place is drawn.
 
     A BOS, where the tokenizer has one, stands in front of every window and counts as one of its tokens.
     """
@@ -39,6 +45,7 @@ class Perplexity:
     stride: int | None = None
     document_tokens: int | None = None
     books: str | None = field(default=None, metadata={"path": True})
+    data_dir: str | None = field(default=None, metadata={"path": True})
 
     def __post_init__(self) -> None:
         for name, value in (("stride", self.stride), ("document_tokens", self.document_tokens)):
@@ -50,8 +57,8 @@ class Perplexity:
         return Metric(name="inverse_perplexity", kind="likelihood")
 
     def tasks(self) -> tuple[str, ...]:
-        """Both ways of reading, on the books where a folder is given, else on the language reference."""
-        haystack = "docs" if self.books is None else "book"
+        """Both ways of reading, on the books or on PG19 where a folder is given, else on the language reference."""
+        haystack = "book" if self.books is not None else "docs" if self.data_dir is None else "pg19"
         return (f"{haystack}_whole", f"{haystack}_sliding")
 
     def check(self, task: str) -> None:
@@ -102,7 +109,8 @@ class Perplexity:
     def _haystack(self, task: str) -> Haystack:
         if task not in _TASKS:
             raise unknown("perplexity task", task, _TASKS)
-        return load(task.split("_")[0], books=self.books)
+        name = task.split("_")[0]
+        return load_corpus(name, self.data_dir) if name in CORPORA else load(name, books=self.books)
 
     def _n_text(self, task: str, seq_len: int, n_leading: int) -> int:
         """Tokens of a document, special ones aside."""
@@ -124,13 +132,14 @@ def _document(
     probe = haystack.text[:_PROBE]
     chars_per_token = len(probe) / len(encode(tokenizer, probe))
     n_chars = int(_MARGIN * chars_per_token * n_tokens) + 200
-    while n_chars <= len(haystack.text):
+    while n_chars <= haystack.longest:
         place = haystack.place(rng, n_chars)
         ids = encode(tokenizer, haystack.read(place, n_chars))
         if len(ids) >= n_tokens:
             return place, ids[:n_tokens]
         n_chars = int(_MARGIN * n_chars)
+    what = "longest document" if haystack.keeps_apart else "haystack"
     raise RequestError(
-        f"perplexity task '{task}': a document of {n_tokens} tokens is too long, the haystack should be "
-        f"{_MARGIN} times that and has about {int(len(haystack.text) / chars_per_token)}"
+        f"perplexity task '{task}': a document of {n_tokens} tokens is too long, the {what} should be "
+        f"{_MARGIN} times that and has about {int(haystack.longest / chars_per_token)}"
     )

@@ -30,6 +30,12 @@ def string_match_all(text: str, answers: Sequence[str]) -> float:
     return sum(answer.lower() in cleaned for answer in answers) / len(answers)
 
 
+def holds_all(text: str, answers: Sequence[str]) -> bool:
+    """Whether `string_match_all` is 1, and stays so whatever is written behind the text."""
+    # Of all letters, only a capital sigma has a lower case that depends on what follows.
+    return "\u03a3" not in text and string_match_all(text, answers) == 1.0
+
+
 def number_match_all(text: str, answers: Sequence[str]) -> float:
     """As `string_match_all`, but a number counts only whole: 1234567 does not stand in 12345678."""
     if not answers:

@@ -3,10 +3,12 @@
 Shape letters: L tokens of the filler.
 """
 
+import math
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tasks.base import Tokenizer
 from tasks.haystack import Haystack, sentence_starts
@@ -16,20 +18,39 @@ _NEAR = 4  # tokens that may stay unused
 _TRIES = 8
 
 Depths = int | tuple[float, ...]
+DepthInterval = Literal["linear", "sigmoid"]
 
 
-def depth_grid(depths: Depths) -> tuple[float, ...]:
-    """Fractions from 0 (the start) to 1 (the end): so many, evenly spaced, or those given. Raises ValueError."""
+def depth_grid(depths: Depths, interval: DepthInterval = "linear") -> tuple[float, ...]:
+    """Fractions from 0 (the start) to 1 (the end), ascending: so many, or those given. Raises ValueError.
+
+    interval: so many are spaced evenly, or `sigmoid`, densely towards both ends.
+    """
     if isinstance(depths, int):
         if depths < 1:
             raise ValueError(f"depths = {depths}: it should be at least 1, or a list of fractions from 0 to 1")
-        return tuple(i / (depths - 1) for i in range(depths)) if depths > 1 else (0.5,)
+        if depths == 1:
+            return (0.5,)
+        if interval == "sigmoid":
+            return (*(sigmoid_percent(i * (100 / (depths - 1))) / 100 for i in range(depths - 1)), 1.0)
+        return tuple(i / (depths - 1) for i in range(depths))
+    if interval != "linear":
+        raise ValueError(f"depth_interval = '{interval}' spaces a number of depths; a list of them needs none")
     for depth in depths:
         if not 0 <= depth <= 1:
             raise ValueError(f"depths holds {depth:g}: each should be a fraction from 0 to 1")
     if not depths:
         raise ValueError("depths is empty: it should be a number of depths, or a list of fractions from 0 to 1")
     return depths
+
+
+def sigmoid_percent(percent: float) -> float:
+    """A depth in percent, moved towards the nearer end; both ends and the middle stay.
+
+    Source: gkamradt/LLMTest_NeedleInAHaystack 7b90d28, needlehaystack/llm_needle_haystack_tester.py, logistic.
+    Differs: theirs falls where this rises, so that a grid has the same depths in ascending order.
+    """
+    return percent if percent in (0, 100) else round(100 / (1 + math.exp(-0.1 * (percent - 50))), 3)
 
 
 @dataclass(frozen=True, eq=False)

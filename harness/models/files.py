@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 from harness.errors import RequestError
@@ -101,6 +102,14 @@ def safetensors_keys(path: Path) -> set[str]:
     except (SafetensorError, OSError) as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise RequestError(f"{path} is broken ({reason}): copy or download it again") from error
+
+
+def n_numbers(path: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def check_gguf(path: Path) -> None:

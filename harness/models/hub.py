@@ -92,13 +92,13 @@ def _unreachable(repo: str, revision: str | None, error: Exception) -> RequestEr
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return RequestError(f"model '{repo}' is gated: accept its licence on huggingface.co, then hf auth login")
+        return RequestError(f"model '{repo}' is gated: accept its licence on the Hugging Face Hub, then hf auth login")
     if isinstance(error, RevisionNotFoundError):
         return RequestError(f"revision = '{revision}': '{repo}' has no such branch, tag or commit")
     if isinstance(error, RepositoryNotFoundError):
         return RequestError(f"model '{repo}' is not on Hugging Face, or is private: hf auth login")
     at = f" --revision {revision}" if revision else ""
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"huggingface.co: {type(error).__name__}"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hugging Face Hub: {type(error).__name__}"
     return RequestError(
         f"model '{repo}' is not whole in {constants.HF_HUB_CACHE} and cannot be fetched ({why}): "
         f"run `hf download {repo}{at}` where there is a network and copy its folder there, or name a local folder"

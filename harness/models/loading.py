@@ -3,9 +3,10 @@
 import inspect
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ import numpy as np
 import torch
 
 from harness.errors import RequestError
-from harness.models import files, hub, inference
+from harness.models import attention, files, hub
+from harness.models.caches import Cache, attends_to_all, bytes_per_token
+from harness.models.generation import Request, generate_each
 from harness.models.locate import locate
+from harness.models.memory import Limits, check_weights_fit
 from harness.models.request import ModelRequest, check
 from harness.models.rope_facts import rope_spec
 from harness.models.rotary import RotarySite, find_sites
+from harness.models.scoring import score_segments
 from harness.types import Example, Output, Regime
 from methods.base import RopeScaling, RopeSpec
 
 _NO_LIMIT = sys.maxsize
+Settled = Callable[[str], bool]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,7 +41,9 @@ class LoadedModel:
     request: ModelRequest
     sites: tuple[RotarySite, ...]
     eos_ids: frozenset[int]
+    limits: Limits
     scaling: RopeScaling | None = None
+    cache: Cache | None = None  # kept from the last requests for the next ones
 
     @property
     def regime(self) -> Regime:
@@ -46,13 +54,50 @@ class LoadedModel:
         found = isinstance(self.scaling.inv_freq_P, np.ndarray) and self.scaling.is_original(self.rope)
         return "original" if found else "rescaled"
 
-    def answer(self, example: Example) -> Output:
+    @property
+    def can_batch(self) -> bool:
+        """Whether several requests can be answered at once, and a prefix be read once for all."""
+        return self._attends_to_all and not self.limits.kv_offload
+
+    @cached_property
+    def _attends_to_all(self) -> bool:
+        return attends_to_all(self.hf)
+
+    @cached_property
+    def kv_bytes_per_token(self) -> int:
+        """What one token's keys and values fill."""
+        return bytes_per_token(self)
+
+    def answer(self, example: Example, settled: "Settled | None" = None) -> Output:
         """Generates, or scores the example's segments. Raises FloatingPointError on numbers that are not finite."""
+        if not example.segments:
+            ((_, output),) = self.answer_each([example], [settled])
+            return output
+        self._reset_peak()
+        return score_segments(self, example.segments)
+
+    def answer_each(
+        self, examples: Sequence[Example], settled: "Sequence[Settled | None]", *, n_rows: int = 1
+    ) -> Iterator[tuple[int, Output]]:
+        """Generates, `n_rows` at once: each answer, with its example's place, as soon as it is there.
+
+        settled: for each, whether a text has a score that nothing written behind it could change.
+        """
+        self._reset_peak()
+        requests = [
+            Request(
+                prompt_ids=example.prompt_ids,
+                max_new_tokens=example.max_new_tokens,
+                stop=tuple(example.stop),
+                settled=check,
+            )
+            for example, check in zip(examples, settled, strict=True)
+        ]
+        return generate_each(self, requests, n_rows=n_rows)
+
+    def _reset_peak(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        if example.segments:
-            return inference.score_segments(self, example.segments)
-        return inference.generate(self, example.prompt_ids, max_new_tokens=example.max_new_tokens, stop=example.stop)
 
     def peak_memory_bytes(self) -> int:
         """The most memory in use: on a GPU since the last answer began, elsewhere of this process so far."""
@@ -62,10 +107,14 @@ class LoadedModel:
         return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def load(request: ModelRequest, *, device: str) -> LoadedModel:
-    """The model on a device (`cpu`, `cuda`, `cuda:1`, or `auto`). Raises RequestError for what cannot be loaded."""
+def load(request: ModelRequest, *, device: str, may_offload: bool = False) -> LoadedModel:
+    """The model on a device (`cpu`, `cuda`, `cuda:1`, or `auto`). Raises RequestError for what cannot be loaded.
+
+    may_offload: keys and values may go to host memory where a GPU's runs out.
+    """
     found_device = check_device(device)
     check(request)
+    check_machine(request, found_device)
     rope = rope_spec(request)
     tokenizer = load_tokenizer(request)
     hf = _weights(request)
@@ -84,6 +133,7 @@ def load(request: ModelRequest, *, device: str) -> LoadedModel:
         request=request,
         sites=sites,
         eos_ids=_eos_ids(hf, tokenizer),
+        limits=Limits.of(found_device, may_offload=may_offload),
     )
 
 
@@ -98,6 +148,13 @@ def load_tokenizer(request: ModelRequest) -> Any:
         )
     tokenizer.model_max_length = _NO_LIMIT  # the shipped one is the trained window: only a warning, and a wrong one
     return tokenizer
+
+
+def check_machine(request: ModelRequest, device: torch.device) -> None:
+    """Raises RequestError where a device cannot run the model's attention, or hold its weights."""
+    dtype = getattr(torch, request.dtype)
+    attention.check(request.attention, device, dtype)
+    check_weights_fit(str(request.label), _n_weight_bytes(request, dtype.itemsize), device)
 
 
 def check_device(device: str) -> torch.device:
@@ -131,7 +188,7 @@ def _weights(request: ModelRequest) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, request.dtype),
-            attn_implementation=request.attention,
+            attn_implementation=attention.implementation(request.attention),
             trust_remote_code=request.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
@@ -150,11 +207,10 @@ def _weights(request: ModelRequest) -> Any:
 
 def _check_model(hf: Any, request: ModelRequest, rope: RopeSpec, sites: tuple[RotarySite, ...]) -> None:
     """Raises RequestError where the loaded model is not what was asked for, or not what its files were read as."""
-    got = hf.config.get_text_config(decoder=True)._attn_implementation
-    if got != request.attention:
-        raise RequestError(
-            f"model '{request.label}': asked for attention = '{request.attention}', it came with '{got}'"
-        )
+    got, asked = hf.config.get_text_config(decoder=True)._attn_implementation, request.attention
+    if got != attention.implementation(asked):
+        raise RequestError(f"model '{request.label}': asked for attention = '{asked}', it came with '{got}'")
+    attention.check_model(asked, hf)
     if "logits_to_keep" not in inspect.signature(hf.forward).parameters or hf.base_model is hf:
         raise RequestError(
             f"{type(hf).__name__} cannot give the logits of chosen positions: Longreach cannot score with it"
@@ -185,6 +241,14 @@ def _folder(request: ModelRequest) -> tuple[Path, dict[str, str]]:
     folder = hub.fetch(source.repo_id, source.revision, code=request.trust_remote_code)
     files.check_folder(folder, trust_remote_code=request.trust_remote_code)
     return folder, {}
+
+
+def _n_weight_bytes(request: ModelRequest, itemsize: int) -> int:
+    """What the weights fill in memory; of a GGUF at least."""
+    folder, gguf = _folder(request)
+    if gguf:
+        return (folder / gguf["gguf_file"]).stat().st_size
+    return sum(files.n_numbers(path) for path in files.weight_files(folder)) * itemsize
 
 
 def _eos_ids(hf: Any, tokenizer: Any) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -32,12 +33,29 @@ ROPE_KEYS: dict[str, type] = {
 }
 
 
+Attention = Literal[
+    "auto", "cudnn", "flash", "math", "varlen",
+    "sdpa", "eager", "flex", "flash_attention_2", "flash_attention_3", "flash_attention_4",
+]  # fmt: skip
+# transformers' own, under its names for them; the others are ours, see `harness.models.attention`.
+THEIRS = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention"} | {
+    f"flash_attention_{version}": f"flash_attention_{version}" for version in (2, 3, 4)
+}
+# The module of each flash-attn, and how to install it.
+FLASH_ATTN = {
+    "flash_attention_4": ("flash_attn.cute", "pip install 'longreach[fa4]'"),
+    "flash_attention_3": ("flash_attn_interface", "build it from github.com/Dao-AILab/flash-attention, hopper/"),
+    "flash_attention_2": ("flash_attn", "pip install 'longreach[flash]'"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
     """A preset's `[model]` table.
 
     name: a catalogue name, a folder or GGUF file on this machine, or a Hugging Face id.
     label: the name in tables and results; where none is given, the name, or the last part of a path.
+    attention: the backend, see `harness.models.attention`.
     gguf_file: the file to load from a folder that holds GGUF weights.
     rope: RoPE facts that override the configuration's (`[model.rope]`, keys in `ROPE_KEYS`).
     """
@@ -45,7 +63,7 @@ class ModelRequest:
     name: str
     label: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Attention = "auto"
     revision: str | None = None
     gguf_file: str | None = None
     trust_remote_code: bool = False
@@ -65,6 +83,7 @@ def check(request: ModelRequest) -> None:
 
     source = locate(request)
     rope_override(request)
+    _check_attention(request.attention)
     if source.gguf is not None:
         files.check_gguf(source.gguf)
     elif source.folder is not None:
@@ -72,6 +91,16 @@ def check(request: ModelRequest) -> None:
     else:
         hub.check_available(source.repo_id, source.revision)
     rope_spec(request)
+
+
+def _check_attention(attention: str) -> None:
+    module, install = FLASH_ATTN.get(attention, ("json", ""))
+    package, _, part = module.partition(".")
+    if find_spec(package) is None or (part and find_spec(module) is None):
+        raise RequestError(
+            f"attention = '{attention}': the package {module} is not installed ({install}); "
+            "attention = 'auto' takes the best that is"
+        )
 
 
 def identity(request: ModelRequest) -> dict[str, str]:

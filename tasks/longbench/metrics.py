@@ -83,12 +83,17 @@ def code_sim(prediction: str, answer: str, classes: Sequence[str] = ()) -> float
     A gold line that holds one of the three marks cannot be reached.
     """
     lines = prediction.lstrip("\n").split("\n")
-    line = next((line for line in lines if "`" not in line and "#" not in line and "//" not in line), "")
+    line = next(filter(is_code, lines), "")
     if line == answer:
         return 1.0
     if not line or not answer:
         return 0.0
     return round(100 * SequenceMatcher(None, line, answer).ratio()) / 100
+
+
+def is_code(line: str) -> bool:
+    """Whether `code_sim` may take a line: it holds neither a backquote nor the begin of a comment."""
+    return "`" not in line and "#" not in line and "//" not in line
 
 
 METRICS: dict[str, Metric] = {

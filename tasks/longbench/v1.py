@@ -11,7 +11,7 @@ from harness.types import JSON, Example, Metric, Output, Score
 from tasks import data
 from tasks.base import Tokenizer, check_length
 from tasks.longbench import chinese, prompts
-from tasks.longbench.metrics import METRICS, PARAGRAPH, first_line
+from tasks.longbench.metrics import METRICS, PARAGRAPH, first_line, is_code
 from tasks.longbench.rows import Facts, checked, drawn
 from tasks.longbench.table import LENGTH_BINS, TASKS, Task
 
@@ -120,6 +120,14 @@ class LongBench:
         text = first_line(output.text) if wanted.first_line else output.text
         metric, classes = METRICS[wanted.metric], example.metadata.get("all_classes", ())
         return Score(value=max(metric(text, answer, classes) for answer in example.answers))
+
+    def settled(self, task: str, example: Example, text: str) -> bool:
+        """The line that is scored has ended, where only one is."""
+        wanted = _parse(task).task
+        *ended, _ = text.lstrip("\n").split("\n")
+        if wanted.first_line:
+            return bool(ended)
+        return wanted.metric == "code_sim" and any(map(is_code, ended))
 
     def _chat(self, task: Task, tokenizer: Tokenizer) -> bool:
         if self.prompt == "base" or not task.chat:

@@ -26,6 +26,7 @@ _AFTER = (
     "Choices:\n(A) $C_A$\n(B) $C_B$\n(C) $C_C$\n(D) $C_D$\n\n"
     'Format your response as follows: "The correct answer is (insert answer here)".'
 )
+_IN_PARENTHESES = re.compile(r"The correct answer is \(([A-D])\)")
 _MARKS = {
     "$DOC$": "context",
     "$Q$": "question",
@@ -136,6 +137,10 @@ class LongBenchV2:
         measures = {"choice": choice, "exact": exact, "compensated": compensated}
         return Score(value=compensated if self.compensated else exact, measures=measures)
 
+    def settled(self, task: str, example: Example, text: str) -> bool:
+        """A choice in parentheses is there, which goes before all others."""
+        return _IN_PARENTHESES.search(text.replace("*", "")) is not None
+
     def _chat(self, tokenizer: Tokenizer) -> bool:
         if self.prompt == "chat":
             prompts.check_chat(tokenizer, NAME)
@@ -177,7 +182,7 @@ def extract_choice(text: str) -> str | None:
     Source: THUDM/LongBench 2e00731, pred.py, extract_answer.
     """
     bare = text.strip().replace("*", "")
-    found = re.search(r"The correct answer is \(([A-D])\)", bare) or re.search(r"The correct answer is ([A-D])", bare)
+    found = _IN_PARENTHESES.search(bare) or re.search(r"The correct answer is ([A-D])", bare)
     return found[1] if found else None
 
 

@@ -115,6 +115,12 @@ class AbstractRuler:
             return Score(value=max(scoring.string_match_all(output.text, [answer]) for answer in example.answers))
         return Score(value=scoring.string_match_all(output.text, example.answers))
 
+    def settled(self, task: str, example: Example, text: str) -> bool:
+        """All references that count are in the answer."""
+        if isinstance(_spec(task), QaTask):
+            return any(scoring.holds_all(text, [answer]) for answer in example.answers)
+        return scoring.holds_all(text, example.answers)
+
     @property
     def _shuffle(self) -> Shuffle:
         return drawn_shuffle if self.redraws_orders else authors_shuffle

@@ -116,7 +116,7 @@ class HubData:
     def unreachable(self, task: str, why: str) -> RequestError:
         """What would be fetched, and where to put it instead."""
         return RequestError(
-            f"lm_eval task '{task}' reads {self.name} at revision {self.revision[:10]} from huggingface.co ({why}): "
+            f"lm_eval task '{task}' reads {self.name} at revision {self.revision[:10]} from the Hugging Face Hub ({why}): "
             f"run `hf download --repo-type dataset {self.name} --revision {self.revision}` where there is a network, "
             f"or set data_dir to a folder that has {folder_of(self.name, self.configuration)}/<split>.jsonl.gz"
         )
@@ -155,7 +155,7 @@ def hub_data(leaf: LeafTask, revisions: Mapping[str, str]) -> HubData:
     if revision is None:
         raise RequestError(
             f"lm_eval task '{leaf.name}' reads {name}, and no revision of it is pinned: write "
-            f'revisions = {{"{name}" = "<commit>"}} with a commit of huggingface.co/datasets/{name}'
+            f'revisions = {{"{name}" = "<commit>"}} with a commit of that data set'
         )
     return HubData(name=name, configuration=configuration, revision=revision)
 

@@ -43,7 +43,7 @@ class LmEval:
     """
 
     version: ClassVar[int] = 1
-    source: ClassVar[str] = "https://github.com/EleutherAI/lm-evaluation-harness"
+    source: ClassVar[str] = "EleutherAI/lm-evaluation-harness"
     shots: ClassVar[Mapping[str, int]] = {}  # a list's own few-shot counts
 
     data_dir: str = field(default="", metadata={"path": True})

@@ -108,6 +108,11 @@ def test_a_sample_longer_than_its_cell_is_not_run():
     assert "needs 11 tokens, the cell allows 10" in record.error
 
 
+def test_a_protocol_that_counts_no_tokens_may_exceed_its_length(monkeypatch):
+    monkeypatch.setattr(Asked, "outside_budget", {"t": "the authors count characters"}, raising=False)
+    assert recorded(lambda: Output(text="7", token_ids=(1,)), n_prompt=7).status == "ok"
+
+
 def test_a_sample_over_its_time_is_stopped():
     record = recorded(lambda: time.sleep(30), timeout_s=0.05)
     assert record.status == "timeout"

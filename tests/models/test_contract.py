@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from harness.catalogue import build, resolve
-from harness.models.inference import generate, score_segments
+from harness.models.generation import generate
+from harness.models.loading import load
+from harness.models.request import ModelRequest
+from harness.models.scoring import score_segments
 from harness.types import Example, Segment
 from methods import CATALOGUE
+from tests.models.zoo import chunked
 
 WINDOW = 512
 LONG = 600
@@ -94,18 +98,26 @@ def test_is_the_unmodified_model_inside_the_window_where_it_says_so(tiny_llama, 
         assert torch.equal(logits(tiny_llama, prompt[:WINDOW]), expected)
 
 
-def test_reading_then_writing_equals_one_forward_pass(tiny_llama, method, prompt):
+@pytest.fixture(scope="module", params=["auto", "sdpa", "eager", "math"])
+def backend(request):
+    return load(ModelRequest(name="tiny-llama", attention=request.param), device="cpu")
+
+
+def test_reading_then_writing_equals_one_forward_pass(backend, method, prompt):
+    tiny_llama = backend
     prompt = prompt[: LONG - 8]
     with method.applied(tiny_llama, seq_len=LONG):
         tiny_llama.eos_ids, eos_ids = frozenset(), tiny_llama.eos_ids
         try:
             written = generate(tiny_llama, prompt, max_new_tokens=8).token_ids
-            assert generate(tiny_llama, prompt, max_new_tokens=8, chunk=256).token_ids == written
+            with chunked(tiny_llama, 256):
+                assert generate(tiny_llama, prompt, max_new_tokens=8).token_ids == written
         finally:
             tiny_llama.eos_ids = eos_ids
         whole = logits(tiny_llama, [*prompt, *written])
         segment = Segment(token_ids=[*prompt, *written], n_context=len(prompt))
-        scored = score_segments(tiny_llama, [segment], chunk=256)
+        with chunked(tiny_llama, 256):
+            scored = score_segments(tiny_llama, [segment])
     assert len(written) == 8
     assert tuple(whole[len(prompt) - 1 : -1].argmax(-1).tolist()) == written
     expected = whole[len(prompt) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(written)[:, None])[:, 0]

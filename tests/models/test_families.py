@@ -5,13 +5,14 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, Llama4TextConfig, LlamaConfig
 
 from harness.errors import RequestError
-from harness.models.inference import generate, score_segments
+from harness.models.generation import generate
 from harness.models.rotary import find_sites
+from harness.models.scoring import score_segments
 from harness.types import Segment
 from methods.base import RopeScaling
 from methods.position_interpolation import PositionInterpolation
 from methods.vanilla import Vanilla
-from tests.models.zoo import random_model
+from tests.models.zoo import chunked, random_model
 
 
 def logits(hf, ids: list[int]) -> torch.Tensor:
@@ -21,7 +22,7 @@ def logits(hf, ids: list[int]) -> torch.Tensor:
 
 def stock(family):
     return AutoModelForCausalLM.from_pretrained(
-        family.request.name, attn_implementation=family.request.attention, dtype=torch.float32
+        family.request.name, attn_implementation="eager", dtype=torch.float32
     ).eval()
 
 
@@ -63,7 +64,8 @@ def test_a_method_moves_the_answers_and_leaves_nothing_behind(family, ids):
 
 def test_reading_in_chunks_gives_the_same_tokens(family, ids):
     whole = generate(family, ids, max_new_tokens=8)
-    assert generate(family, ids, max_new_tokens=8, chunk=33).token_ids == whole.token_ids
+    with chunked(family, 33):
+        assert generate(family, ids, max_new_tokens=8).token_ids == whole.token_ids
     assert len(whole.token_ids) == 8 or whole.token_ids[-1] in family.eos_ids
 
 
@@ -71,8 +73,9 @@ def test_scores_are_those_of_the_whole_logit_matrix(family, ids):
     logprobs_LV = logits(family.hf, ids).log_softmax(-1)
     expected_L = logprobs_LV[99:149].gather(1, torch.tensor(ids)[100:150, None])[:, 0]
     best_L = logprobs_LV[99:149].argmax(-1) == torch.tensor(ids)[100:150]
-    for chunk in (None, 40):
-        output = score_segments(family, [Segment(token_ids=ids, n_context=100)], chunk=chunk)
+    for chunk in (4096, 40):
+        with chunked(family, chunk):
+            output = score_segments(family, [Segment(token_ids=ids, n_context=100)])
         torch.testing.assert_close(torch.tensor(output.logprobs[0]), expected_L, atol=1e-4, rtol=0)
         assert output.greedy == (tuple(best_L.tolist()),)
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from harness.models import inference
-from harness.models.inference import generate, score_segments
+from harness.models import scoring
+from harness.models.generation import generate
+from harness.models.scoring import score_segments
 from harness.types import Example, Segment
 
 
@@ -86,7 +87,7 @@ def test_scores_segments_apart_and_block_by_block(tiny_llama, counting, monkeypa
     output = score_segments(tiny_llama, segments)
     assert [len(row) for row in output.logprobs] == [49, 1]
     assert output.logprobs[1][0] == pytest.approx(output.logprobs[0][7], abs=1e-5)
-    monkeypatch.setattr(inference, "_BLOCK_LOGITS", 3 * 4096)
+    monkeypatch.setattr(scoring, "_BLOCK_LOGITS", 3 * 4096)
     small = score_segments(tiny_llama, segments)
     assert small.greedy == output.greedy
     torch.testing.assert_close(torch.tensor(small.logprobs[0]), torch.tensor(output.logprobs[0]), atol=1e-5, rtol=0)

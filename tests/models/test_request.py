@@ -125,7 +125,7 @@ def test_every_catalogue_entry_says_where_it_is_and_what():
         ({"name": "./nowhere"}, "model './nowhere': no such folder"),
         ({"name": ""}, "name is empty"),
         ({"name": "tiny-llama", "dtype": "float8"}, "dtype = 'float8': did you mean 'float"),
-        ({"name": "tiny-llama", "attention": "flash"}, "there is eager, sdpa"),
+        ({"name": "tiny-llama", "attention": "fast"}, "did you mean 'flash'?"),
         ({"name": "tiny-llama", "atention": "sdpa"}, "did you mean 'attention'?"),
         ({"name": "tiny-llama", "revision": "main"}, "only a Hugging Face id has revisions"),
         ({"name": "tiny-llama", "gguf_file": "a.gguf"}, "model 'tiny-llama' takes none"),

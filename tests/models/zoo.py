@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from harness.models.loading import LoadedModel
 
 TINY_LLAMA = Path(str(files("harness") / "assets" / "tiny-llama"))
 
@@ -41,8 +45,8 @@ def _rope(rope_theta: float, **more: object) -> dict:
 
 
 def attention(name: str) -> str:
-    """Gemma 2 caps its attention logits, which scaled dot product attention cannot."""
-    return "eager" if name == "gemma2" else "sdpa"
+    """Gemma 2 caps its attention logits, which only the eager attention of these does."""
+    return "eager" if name == "gemma2" else "auto"
 
 
 CONFIGS = {
@@ -82,6 +86,16 @@ def saved(folder: Path, config) -> Path:
     """A random model of the configuration, with tiny-llama's tokenizer beside it."""
     random_model(config).save_pretrained(folder)
     return add_tokenizer(folder)
+
+
+@contextmanager
+def chunked(model: LoadedModel, chunk: int) -> Iterator[None]:
+    """The model reads so many tokens in a pass."""
+    before, model.limits.chunk = model.limits.chunk, chunk
+    try:
+        yield
+    finally:
+        model.limits.chunk = before
 
 
 def edit_json(path: Path, **changes: object) -> None:

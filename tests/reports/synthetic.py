@@ -104,8 +104,21 @@ def _rich_answer(cell: Mapping[str, Any], index: int) -> Record | None:
     if cell["suite"] == "recall":
         return ok(cell, index, (0.75 if reached else 0.25) + 0.25 * (draw < 0.5), regime=regime)
     chance = 0.98 if reached else (0.25 if cell["suite"] == "choices" else 0.05)
-    depth = {"depth_fraction": (index % 5) / 4} if cell["suite"] == "needle" else {}
-    return ok(cell, index, float(draw < chance), metadata=depth, regime=regime)
+    score = float(draw < chance)
+    if cell["suite"] != "needle":
+        return ok(cell, index, score, regime=regime)
+    return ok(cell, index, score, regime=regime, metadata={"depth_fraction": (index % 5) / 4}, **_texts(score))
+
+
+def _texts(score: float) -> dict[str, Any]:
+    """What a needle record holds besides its score."""
+    excerpt = {
+        "head": "A special magic number is hidden within the following text.",
+        "needle": "The sky is blue. One of the special magic numbers for calm-otter is: 4301297. The sun is yellow.",
+        "tail": "What is the special magic number for calm-otter mentioned in the provided text?",
+    }
+    output = " 4301297." if score else " 1111111."
+    return {"output": output, "answers": ("4301297",), "excerpt": excerpt, "n_prompt_tokens": 240, "n_new_tokens": 9}
 
 
 def _rope() -> dict[str, Any]:

@@ -193,6 +193,26 @@ def test_chance_is_taken_off_multiple_choice():
     assert (row["retention"], row["chance_corrected"]) == (0.983333, 0.971429)
 
 
+def test_a_task_the_base_only_guesses_is_left_out_of_retention_and_named():
+    accuracy = {"name": "accuracy", "kind": "binary", "chance": 0.25}
+    right = {("vanilla", "mmlu"): 60, ("yarn", "mmlu"): 59, ("vanilla", "arc"): 28, ("yarn", "arc"): 14}
+
+    def retention(*tasks):
+        cells = [entry(m, "choices", task, 256, 100) for m in ("vanilla", "yarn") for task in tasks]
+        run = run_data(
+            cells,
+            lambda cell, i: ok(cell, i, float(i < right[cell["method"], cell["task"]])),
+            metrics={"choices": {"mmlu": accuracy, "arc": accuracy}},
+        )
+        return tables.summary(run)["retention"]
+
+    for row in retention("mmlu", "arc"):
+        assert (row["retention"], row["left_out"]) == (0.983333, ["choices/arc"])
+    for row in retention("arc"):
+        assert (row["retention"], row["verdict"], row["left_out"]) == (None, "undecided", ["choices/arc"])
+        assert row["reason"] == "vanilla is not above chance on any task"
+
+
 def test_retention_without_a_short_cell_says_why():
     run = needle({("vanilla", "keys1", 1024): [1], ("yarn", "keys1", 1024): [1]})
     row = only(tables.summary(run)["retention"])

@@ -1,6 +1,7 @@
 """Two tokenizers that differ in all that matters here, and a folder of books."""
 
 import gzip
+import json
 import lzma
 import string
 from pathlib import Path
@@ -57,4 +58,21 @@ def books(tmp_path_factory) -> str:
     (folder / "b.txt.xz").write_bytes(lzma.compress("\n\n".join(pages[10:25]).encode()))
     (folder / "c.txt.gz").write_bytes(gzip.compress("\n\n".join(pages[25:]).encode()))
     (folder / "SOURCES.md").write_text("not a book")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory) -> str:
+    """A folder with PG19 and Proof-pile in miniature."""
+    from pydoc_data.topics import topics
+
+    folder = tmp_path_factory.mktemp("corpora")
+    pages = [prose(topics[name]) for name in training_topics()]
+    (folder / "pg19").mkdir()
+    (folder / "pg19" / "a.txt").write_text("\n\n".join(pages), encoding="utf-8")
+    (folder / "pg19" / "b.txt.xz").write_bytes(lzma.compress("\n\n".join(pages[25:]).encode()))
+    (folder / "proofpile").mkdir()
+    rows = [{"text": "\n\n".join(pages), "meta": "{}"}, {"text": "Short. ", "meta": "{}"}, {"text": "", "meta": "{}"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "proofpile" / "test.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     return str(folder)

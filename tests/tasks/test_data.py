@@ -100,6 +100,7 @@ def test_a_broken_archive_is_named(tmp_path):
 
 
 def test_a_hub_split_is_read_at_its_revision(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked = []
 
     def load_dataset(*args, **kwargs):

@@ -1,0 +1,163 @@
+"""Keys and values of what a model has read: buffers of a fixed size, a row a sequence.
+
+Every row begins at slot 0 and grows to the right, so a row's position is its slot. What stands behind a row's end is
+never attended to: it is padding, or what a longer row before left there.
+
+Shape letters: B rows of a step, R rows of the buffer, S slots of a row, L tokens, H key heads, D head size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from harness.models.loading import LoadedModel
+
+
+@dataclass
+class _Place:
+    """Where the next keys go: `rows` from slot `start` while a prompt is read; else one a row, at `slots_B`.
+
+    visible: how many slots of each row attention gets to see while single tokens are written.
+    """
+
+    rows: slice = field(default_factory=lambda: slice(0, 1))
+    start: int = 0
+    index_B: Tensor | None = None
+    slots_B: Tensor | None = None
+    visible: int = 0
+
+
+class _BufferLayer(DynamicLayer):
+    """One layer of a `BufferCache`."""
+
+    def __init__(self, place: _Place, n_rows: int, capacity: int) -> None:
+        super().__init__()
+        self.place = place
+        self.shape = n_rows, capacity
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+
+        def buffer(states: Tensor) -> Tensor:  # zeros: a masked NaN would still be a NaN
+            n_heads, _, head_size = states.shape[1:]
+            return torch.zeros(*self.shape, n_heads, head_size, dtype=self.dtype, device=self.device)
+
+        self.keys_RSHD, self.values_RSHD = buffer(key_states), buffer(value_states)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        place = self.place
+        if place.slots_B is not None:
+            self.keys_RSHD[place.index_B, place.slots_B] = key_states[:, :, 0]
+            self.values_RSHD[place.index_B, place.slots_B] = value_states[:, :, 0]
+            return self._seen(place.rows, place.visible)
+        end = place.start + key_states.shape[2]
+        self.keys_RSHD[place.rows, place.start : end] = key_states.transpose(1, 2)
+        self.values_RSHD[place.rows, place.start : end] = value_states.transpose(1, 2)
+        if place.start == 0:
+            return key_states, value_states
+        return self._seen(place.rows, end)
+
+    def _seen(self, rows: slice, end: int) -> tuple[Tensor, Tensor]:
+        return self.keys_RSHD[rows, :end].transpose(1, 2), self.values_RSHD[rows, :end].transpose(1, 2)
+
+    def get_seq_length(self) -> int:
+        return self.place.start if self.place.slots_B is None else self.place.visible - 1
+
+
+class BufferCache:
+    """Rows of one size for a model whose layers all attend to everything before."""
+
+    def __init__(self, model: "LoadedModel", n_rows: int, capacity: int) -> None:
+        self.n_rows, self.capacity = n_rows, capacity
+        self.hf = _stock_cache(model)
+        self._place = _Place()
+        self._layers = [_BufferLayer(self._place, n_rows, capacity) for _ in self.hf.layers]
+        self.hf.layers = list(self._layers)
+        self._device = model.device
+
+    def reading(self, rows: slice, start: int) -> None:
+        """What is read next goes into these rows, from slot `start` on, behind what stands there."""
+        place = self._place
+        place.rows, place.start, place.slots_B = rows, start, None
+
+    def writing(self, slots_B: Tensor, visible: int) -> None:
+        """The next token of each of the first B rows goes to its slot; attention sees the first `visible` slots."""
+        place = self._place
+        place.rows, place.slots_B, place.visible = slice(0, len(slots_B)), slots_B, visible
+        if place.index_B is None or len(place.index_B) != len(slots_B):
+            place.index_B = torch.arange(len(slots_B), device=self._device)
+
+    def copy_prefix(self, source: int, target: int, n_tokens: int) -> None:
+        """The first tokens of a row are those of another one."""
+        for layer in self._layers:
+            layer.keys_RSHD[target, :n_tokens] = layer.keys_RSHD[source, :n_tokens]
+            layer.values_RSHD[target, :n_tokens] = layer.values_RSHD[source, :n_tokens]
+
+    def keep(self, rows: Sequence[int], n_tokens: int) -> None:
+        """These rows, in ascending order, become the first ones; of each the first `n_tokens`."""
+        for layer in self._layers:
+            for buffer_RSHD in (layer.keys_RSHD, layer.values_RSHD):
+                for target, source in enumerate(rows):
+                    if target != source:
+                        buffer_RSHD[target, :n_tokens] = buffer_RSHD[source, :n_tokens]
+
+
+class GrowingCache:
+    """One sequence, in the cache that transformers makes for the model: sliding windows, latent and hybrid layers.
+
+    offloaded: keys and values wait in host memory until their layer's turn.
+    """
+
+    n_rows, capacity = 1, 0
+
+    def __init__(self, model: "LoadedModel", *, offloaded: bool = False) -> None:
+        self.hf = _stock_cache(model, offloading=offloaded)
+
+    def reading(self, rows: slice, start: int) -> None:
+        """It only ever goes on where it ended."""
+
+    def writing(self, slots_B: Tensor, visible: int) -> None:
+        """It only ever goes on where it ended."""
+
+
+Cache = BufferCache | GrowingCache
+
+
+def new_cache(model: "LoadedModel", n_rows: int, n_tokens: int) -> Cache:
+    """A cache for so many sequences of at most so many tokens."""
+    if model.limits.kv_offload:
+        return GrowingCache(model, offloaded=True)
+    return BufferCache(model, n_rows, n_tokens) if model.can_batch else GrowingCache(model)
+
+
+def attends_to_all(hf: Any) -> bool:
+    """Whether every layer of a model attends to everything before it, as `BufferCache` needs."""
+    config = hf.config.get_text_config(decoder=True)
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+@torch.no_grad()
+def bytes_per_token(model: "LoadedModel") -> int:
+    """What one token's keys and values fill, all layers together; measured."""
+    cache = _stock_cache(model)
+    n_tokens = 2
+    model.hf.base_model(
+        input_ids=torch.zeros(1, n_tokens, dtype=torch.long, device=model.device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    filled = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if isinstance(tensor, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in filled) // n_tokens
+
+
+def _stock_cache(model: "LoadedModel", **options: Any) -> Any:
+    return DynamicCache(config=model.hf.config.get_text_config(decoder=True), **options)
