@@ -43,31 +43,34 @@ class _BufferLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-
-        def buffer(states: Tensor) -> Tensor:  # zeros: a masked NaN would still be a NaN
-            n_heads, _, head_size = states.shape[1:]
-            return torch.zeros(*self.shape, n_heads, head_size, dtype=self.dtype, device=self.device)
-
-        self.keys_RSHD, self.values_RSHD = buffer(key_states), buffer(value_states)
+        self.keys_RHSD, self.values_RHSD = self._buffer(key_states), self._buffer(value_states)
         self.is_initialized = True
+
+    def _buffer(self, states: Tensor) -> Tensor:
+        """Zeros, since a masked NaN would still be a NaN.
+
+        A GPU's kernels for sequences of different lengths read them token by token; a CPU is twice as fast by head.
+        """
+        (n_rows, capacity), (n_heads, _, head_size) = self.shape, states.shape[1:]
+        if self.device.type == "cuda":
+            by_token = torch.zeros(n_rows, capacity, n_heads, head_size, dtype=self.dtype, device=self.device)
+            return by_token.transpose(1, 2)
+        return torch.zeros(n_rows, n_heads, capacity, head_size, dtype=self.dtype, device=self.device)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self.place
         if place.slots_B is not None:
-            self.keys_RSHD[place.index_B, place.slots_B] = key_states[:, :, 0]
-            self.values_RSHD[place.index_B, place.slots_B] = value_states[:, :, 0]
-            return self._seen(place.rows, place.visible)
+            self.keys_RHSD[place.index_B, :, place.slots_B] = key_states[:, :, 0]
+            self.values_RHSD[place.index_B, :, place.slots_B] = value_states[:, :, 0]
+            return self.keys_RHSD[place.rows, :, : place.visible], self.values_RHSD[place.rows, :, : place.visible]
         end = place.start + key_states.shape[2]
-        self.keys_RSHD[place.rows, place.start : end] = key_states.transpose(1, 2)
-        self.values_RSHD[place.rows, place.start : end] = value_states.transpose(1, 2)
+        self.keys_RHSD[place.rows, :, place.start : end] = key_states
+        self.values_RHSD[place.rows, :, place.start : end] = value_states
         if place.start == 0:
             return key_states, value_states
-        return self._seen(place.rows, end)
-
-    def _seen(self, rows: slice, end: int) -> tuple[Tensor, Tensor]:
-        return self.keys_RSHD[rows, :end].transpose(1, 2), self.values_RSHD[rows, :end].transpose(1, 2)
+        return self.keys_RHSD[place.rows, :, :end], self.values_RHSD[place.rows, :, :end]
 
     def get_seq_length(self) -> int:
         return self.place.start if self.place.slots_B is None else self.place.visible - 1
@@ -99,16 +102,14 @@ class BufferCache:
     def copy_prefix(self, source: int, target: int, n_tokens: int) -> None:
         """The first tokens of a row are those of another one."""
         for layer in self._layers:
-            layer.keys_RSHD[target, :n_tokens] = layer.keys_RSHD[source, :n_tokens]
-            layer.values_RSHD[target, :n_tokens] = layer.values_RSHD[source, :n_tokens]
+            for buffer_RHSD in (layer.keys_RHSD, layer.values_RHSD):
+                buffer_RHSD[target, :, :n_tokens] = buffer_RHSD[source, :, :n_tokens]
 
     def keep(self, rows: Sequence[int], n_tokens: int) -> None:
         """These rows, in ascending order, become the first ones; of each the first `n_tokens`."""
-        for layer in self._layers:
-            for buffer_RSHD in (layer.keys_RSHD, layer.values_RSHD):
-                for target, source in enumerate(rows):
-                    if target != source:
-                        buffer_RSHD[target, :n_tokens] = buffer_RSHD[source, :n_tokens]
+        for target, source in enumerate(rows):
+            if target != source:
+                self.copy_prefix(source, target, n_tokens)
 
 
 class GrowingCache:
