@@ -58,6 +58,7 @@ def _run_cells(args: argparse.Namespace, plan, store, cells, todo) -> None:  # t
     device = str(check_device(args.device))
     contents = manifest(plan)
     runner.check_lengths(todo)
+    runner.check_machine(todo, device)
     with store.opened_for(contents):
         with RunProgress(todo, Console(stderr=True)).shown() as progress:
             runner.run(plan, store, cells, device=device, progress=progress)

@@ -99,6 +99,11 @@ class CellResult:
         return one_regime({record.regime for record in self.records})
 
     @property
+    def attention(self) -> str | None:
+        """The attention backends that ran, such as `math`; None where no record says."""
+        return ", ".join(sorted({record.attention for record in self.records} - {""})) or None
+
+    @property
     def seconds(self) -> float:
         """Prefill and decoding, all samples."""
         return math.fsum(record.prefill_s + record.decode_s for record in self.records)

@@ -146,6 +146,7 @@ def _score_row(cell: CellResult, confidence: float) -> dict[str, Any]:
         reason = f"{reason} ({cell.unanswered()})"
     return row | {
         "regime": cell.regime,
+        "attention": cell.attention,
         "seconds": number(cell.seconds),
         "peak_memory_bytes": cell.peak_memory_bytes,
         "reason": reason,
