@@ -117,8 +117,8 @@ class HubData:
         """What would be fetched, and where to put it instead."""
         return RequestError(
             f"lm_eval task '{task}' reads {self.name} at revision {self.revision[:10]} from the Hugging Face Hub "
-            f"({why}): run `hf download --repo-type dataset {self.name} --revision {self.revision}` where there is a network, "
-            f"or set data_dir to a folder that has {folder_of(self.name, self.configuration)}/<split>.jsonl.gz"
+            f"({why}): run `hf download --repo-type dataset {self.name} --revision {self.revision}` where there is a "
+            f"network, or set data_dir to a folder that has {folder_of(self.name, self.configuration)}/<split>.jsonl.gz"
         )
 
 
