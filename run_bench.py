@@ -298,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"run_bench.py: {error}", file=sys.stderr)
         return WRONG_REQUEST
     except OSError as error:
-        print(f"run_bench.py: {error}: what was finished is kept", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"run_bench.py: {what}: what was finished is kept", file=sys.stderr)
         return WRONG_REQUEST
     except KeyboardInterrupt:
         print("run_bench.py: interrupted: the same command goes on from here", file=sys.stderr)

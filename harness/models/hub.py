@@ -58,6 +58,7 @@ def read_file(repo: str, name: str, revision: str | None) -> Path:
         return found
     from huggingface_hub import hf_hub_download
 
+    _ask(repo, revision)  # fails at once where a download would try again and again
     try:
         return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=_TIMEOUT_S))
     except Exception as error:
