@@ -192,6 +192,7 @@ def _record(
         output=output.text,
         n_prompt_tokens=len(example.prompt_ids) or sum(len(segment.token_ids) for segment in example.segments),
         n_new_tokens=len(output.token_ids),
+        scored=tuple((sum(row), all(greedy)) for row, greedy in zip(output.logprobs, output.greedy, strict=True)),
         stopped=output.stopped,
         attention=output.attention,
         decode_s=output.decode_s,

@@ -108,7 +108,8 @@ class Store:
                 given, expected, fields = None, "", {}
             if given != expected or fields.get("cell_key") != key or fields.get("example_id") in seen:
                 raise RequestError(f"{path}: line {number} was changed after it was written: delete {path.parent}")
-            records.append(Record(**{**fields, "answers": tuple(fields["answers"])}))
+            scored = tuple((logprob, best) for logprob, best in fields.get("scored", ()))
+            records.append(Record(**{**fields, "answers": tuple(fields["answers"]), "scored": scored}))
             seen.add(fields["example_id"])
             check, size = given, size + len(line)
         return records, check, size

@@ -148,6 +148,7 @@ class Record:
     regime: Regime | None = None  # which RoPE the request was answered under
     n_prompt_tokens: int = 0
     n_new_tokens: int = 0
+    scored: Sequence[tuple[float, bool]] = ()  # a segment: its log-probability (nats), all of it the most probable
     stopped: Stopped | None = None  # `settled`: the output is shorter than the model would have written
     attention: str = ""  # the backends that ran, joined by +
     prefill_s: float = 0.0

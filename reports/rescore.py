@@ -149,6 +149,8 @@ def _rescored_cell(cell: CellResult, suite: Any) -> tuple[Record, ...] | str:
         return tuple(cell.records)
     if metric.kind == "likelihood" == cell.metric["kind"]:
         return _each(cell, _score_of_sums)
+    if all(record.scored for record in cell.answered.values()):
+        return _each(cell, lambda record: _score_of_segments(suite, task, record))
     if not any({"nll", "loglikelihoods"} & record.measures.keys() for record in cell.records):
         return "no output text is recorded"
     return "only log-likelihood sums are recorded, and this score needs each token's"
@@ -175,8 +177,21 @@ def _each(cell: CellResult, score: Callable[[Record], Score]) -> tuple[Record, .
 
 
 def _score_of_text(suite: Any, task: str, record: Record) -> Score:
+    return _score_of(suite, task, record, Output(text=record.output))
+
+
+def _score_of_segments(suite: Any, task: str, record: Record) -> Score:
+    """A segment's tokens are recorded in sum: enough for a score that needs each token's place for nothing."""
+    output = Output(
+        logprobs=tuple((logprob,) for logprob, _ in record.scored), greedy=tuple((best,) for _, best in record.scored)
+    )
+    score = _score_of(suite, task, record, output)
+    return Score(value=score.value, measures={**score.measures, **record.measures})
+
+
+def _score_of(suite: Any, task: str, record: Record, output: Output) -> Score:
     example = Example(id=record.example_id, answers=tuple(record.answers), metadata=record.metadata)
-    found = suite.score(task, example, Output(text=record.output))
+    found = suite.score(task, example, output)
     score = found if isinstance(found, Score) else Score(value=float(found))
     if not 0 <= score.value <= 1:
         raise ValueError(f"the suite scored {score.value}: a score is a fraction in [0, 1]")

@@ -13,7 +13,15 @@ KEY = "ab" * 32
 
 
 def record(index: int, **fields) -> Record:
-    return Record(cell_key=KEY, example_id=f"t-{index}", status="ok", score=1.0, output="a \ud800 \x00 b", **fields)
+    return Record(
+        cell_key=KEY,
+        example_id=f"t-{index}",
+        status="ok",
+        score=1.0,
+        output="a \ud800 \x00 b",
+        scored=((-1.5, True),),
+        **fields,
+    )
 
 
 @pytest.fixture

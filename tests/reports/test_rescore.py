@@ -120,6 +120,21 @@ def test_likelihoods_are_computed_from_the_recorded_sums():
     assert (change.example_id, change.old, change.new) == ("0001", 0.5, pytest.approx(0.0497870684))
 
 
+def test_teacher_forced_answers_are_scored_from_their_recorded_segments():
+    forced = recorded(["", ""], [1.0, 1.0], measures={"nll": 3.0, "n_scored_tokens": 7})
+    suites = {"needle": {"name": "needle", "version": 1, "params": {"scoring": "teacher_forced"}}}
+    answers = [((-3.0, True),), ((-9.0, False),)]
+    records = {
+        key: [replace(r, n_new_tokens=0, scored=s) for r, s in zip(found, answers, strict=True)]
+        for key, found in forced.records.items()
+    }
+    again, found = rescore(RunData(manifest={**forced.manifest, "suites": suites}, records=records))
+    assert [(c.old, c.new) for c in found.changes] == [(1.0, 0.0)]
+    assert found.unscored == ()
+    (rows,) = again.records.values()
+    assert rows[0].measures == {"nll": 3.0, "n_scored_tokens": 7}
+
+
 def test_what_was_not_recorded_is_named_and_stays():
     forced = recorded(["", ""], [1.0, 0.0], measures={"nll": 3.0, "n_scored_tokens": 7})
     forced = RunData(
