@@ -4,6 +4,7 @@
 import argparse
 import fnmatch
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -291,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, call the verb, and turn what went wrong into one line and an exit code."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what cannot be fetched is said once, in one line of ours
     try:
         args = _parser().parse_args(argv)
         code: int = args.function(args)
