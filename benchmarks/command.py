@@ -1,4 +1,8 @@
-"""From a command to its scores, the first time: `run_bench.py run` beside lm-eval, each a process of its own."""
+"""From a command to its scores, the first time: `run_bench.py run` beside lm-eval, each a process of its own.
+
+Scores are there when `summary.json` stands, and when lm-eval's call returns. Ours then draws its report, and both
+processes end: the whole is given too.
+"""
 
 import argparse
 import json
@@ -17,7 +21,7 @@ from harness.models.request import ModelRequest
 ROOT = Path(__file__).parents[1]
 
 _LM_EVAL = """
-import json, sys
+import json, sys, time
 import nltk.data
 nltk.data.find = lambda name, *paths: name  # what it would download is not used by tasks with noise
 from lm_eval import simple_evaluate
@@ -28,8 +32,10 @@ found = simple_evaluate(
     metadata={"pretrained": folder, "max_seq_lengths": [int(length)]},
 )
 scores = [sample[length] for sample in found["samples"][task]]
-print("SCORE", sum(scores) / len(scores))
+print("SCORE", sum(scores) / len(scores), time.time())
 """
+
+Found = tuple[float, float]  # the score, and the time of day at which it was there
 
 
 def compare_commands(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -39,20 +45,21 @@ def compare_commands(args: argparse.Namespace) -> list[dict[str, Any]]:
         for length in args.lengths:
             for name, command in (("longreach", _ours), ("lm-eval", _theirs)):
                 with tempfile.TemporaryDirectory() as folder:
-                    began = time.perf_counter()
-                    score = command(args, task, length, Path(folder))
-                    seconds = time.perf_counter() - began
+                    began = time.time()
+                    score, scored = command(args, task, length, Path(folder))
+                    seconds, in_all = scored - began, time.time() - began
                 rows.append(
                     {
                         "model": args.model, "device": args.device, "task": task, "seq_len": length,
                         "engine": f"{name}, the command", "seconds_per_sample": seconds / args.samples,
-                        "score": score, "peak_memory_bytes": None, "note": f"{seconds:.1f} s in all",
+                        "score": score, "peak_memory_bytes": None,
+                        "note": f"{seconds:.1f} s to the scores, {in_all:.1f} s in all",
                     }
                 )  # fmt: skip
     return rows
 
 
-def _ours(args: argparse.Namespace, task: str, length: int, folder: Path) -> float:
+def _ours(args: argparse.Namespace, task: str, length: int, folder: Path) -> Found:
     preset = folder / "preset.toml"
     method = {"name": args.method} | ({"target_length": max(args.lengths)} if args.method == "yarn" else {})
     preset.write_text(
@@ -62,11 +69,11 @@ def _ours(args: argparse.Namespace, task: str, length: int, folder: Path) -> flo
     )
     command = ["run", str(preset), "--out", str(folder / "run"), "--device", args.device]
     _run([sys.executable, str(ROOT / "run_bench.py"), *command], folder)
-    score: float = json.loads((folder / "run" / "summary.json").read_text())["scores"][0]["score"]
-    return score
+    summary = folder / "run" / "summary.json"
+    return json.loads(summary.read_text())["scores"][0]["score"], summary.stat().st_mtime
 
 
-def _theirs(args: argparse.Namespace, task: str, length: int, folder: Path) -> float:
+def _theirs(args: argparse.Namespace, task: str, length: int, folder: Path) -> Found:
     source = locate(ModelRequest(name=args.model)).folder
     if source is None or args.method not in ("yarn", "vanilla"):
         raise RequestError("--command needs a model that is a folder, and the method yarn or vanilla")
@@ -87,7 +94,8 @@ def _theirs(args: argparse.Namespace, task: str, length: int, folder: Path) -> f
     device = "cuda" if args.device.startswith("cuda") else "cpu"
     arguments = [str(model), task, str(length), str(args.samples), str(max(args.batch)), device]
     out = _run([sys.executable, "-c", _LM_EVAL, *arguments], folder)
-    return float(out.rpartition("SCORE")[2])
+    score, scored = map(float, out.rpartition("SCORE")[2].split())
+    return score, scored
 
 
 def _run(command: list[str], folder: Path) -> str:

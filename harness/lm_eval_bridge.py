@@ -13,6 +13,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from harness.batching import together
 from harness.errors import RequestError
 from harness.types import Example, Output, Segment
 from methods.base import Method
@@ -160,14 +161,35 @@ class LongreachLM(RequestEncoder):
         return found
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers, longest prompt first."""
+        """Greedy answers, longest first, those that one RoPE answers in batches."""
         asked = [self.generation(request) for request in requests]
-        texts = [""] * len(asked)
-        for index in sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt_ids)):
-            one = asked[index]
-            example = Example(id="", prompt_ids=one.prompt_ids, max_new_tokens=one.max_new_tokens, stop=one.stop)
-            texts[index] = self._answer(example).text
-        return texts
+        examples = [
+            Example(id=str(place), prompt_ids=one.prompt_ids, max_new_tokens=one.max_new_tokens, stop=one.stop)
+            for place, one in enumerate(asked)
+        ]
+        for example in examples:
+            self._check_length(example)
+        texts: dict[str, str] = {}
+        for group in together(examples, self._method, self._model.rope):
+            with self._method.applied(self._model, seq_len=max(example.n_tokens for example in group)):
+                while left := [example for example in group if example.id not in texts]:
+                    self._generate(left, texts)
+        return [texts[example.id] for example in examples]
+
+    def _generate(self, examples: Sequence[Example], texts: dict[str, str]) -> None:
+        """The texts of as many as memory holds: where it runs out, the next attempt has half as many at once."""
+        import torch
+
+        from harness.models.memory import rows_that_fit
+
+        n_rows = max(1, rows_that_fit(self._model, max(example.n_tokens for example in examples)))
+        try:
+            for place, output in self._model.answer_each(examples, [None] * len(examples), n_rows=n_rows):
+                texts[examples[place].id] = output.text
+        except (MemoryError, torch.OutOfMemoryError):
+            if n_rows == 1:
+                raise
+            self._model.limits.batch = n_rows // 2
 
     def _loglikelihood_tokens(self, requests: Sequence[_Pair], **kwargs: Any) -> list[tuple[float, bool]]:
         """Log-likelihoods, longest context first; the requests of one context are asked in one example."""
@@ -180,11 +202,14 @@ class LongreachLM(RequestEncoder):
             found |= dict(zip(group, loglikelihoods(output), strict=True))
         return [found[i] for i in range(len(requests))]
 
-    def _answer(self, example: Example) -> Output:
+    def _check_length(self, example: Example) -> None:
         if example.n_tokens > self.max_length:
             raise RequestError(
                 f"a request needs {example.n_tokens} tokens: max_length = {self.max_length} is too short"
             )
+
+    def _answer(self, example: Example) -> Output:
+        self._check_length(example)
         with self._method.applied(self._model, seq_len=example.n_tokens):
             output: Output = self._model.answer(example)
         return output

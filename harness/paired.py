@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from harness.stats import CONFIDENCE, Pairs, generator, percentile_level
 
@@ -112,8 +112,10 @@ def flip_tails(changes_N: ArrayLike, *, name: str) -> Tails:
 
 def sign_tails(gained: Any, lost: Any) -> Tails:
     """McNemar's exact test, one-sided; arrays where the counts are arrays. Source: McNemar 1947."""
+    from scipy.stats import binom  # slow to import, and `harness.stats` is needed without it
+
     n = gained + lost
-    return Tails(stats.binom.cdf(gained, n, 0.5)[()], stats.binom.sf(gained - 1, n, 0.5)[()])
+    return Tails(binom.cdf(gained, n, 0.5)[()], binom.sf(gained - 1, n, 0.5)[()])
 
 
 def samples_to_decide(found: Change, *, n: int, margin: float, error: float, unchanged: bool) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from harness.types import MetricKind, content_hash
 
@@ -308,7 +308,11 @@ def mcnemar(method_N: ArrayLike, base_N: ArrayLike) -> Discordant:
     method_N, base_N = np.asarray(method_N) > 0, np.asarray(base_N) > 0
     gained, lost = int((method_N & ~base_N).sum()), int((base_N & ~method_N).sum())
     n = gained + lost
-    return Discordant(gained, lost, float(stats.binomtest(gained, n).pvalue) if n else 1.0)
+    if n == 0:
+        return Discordant(gained, lost, 1.0)
+    from scipy.stats import binomtest  # as slow to import as all else that most runs need for their scores
+
+    return Discordant(gained, lost, float(binomtest(gained, n).pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -49,10 +49,12 @@ class RopeScaling:
 
     inv_freq_P: new frequencies, radians a token; 0 switches a pair's rotation off.
     attention_factor: multiplies cos and sin (the model's own factor is in it), so attention logits grow by its square.
+    start_tokens: the first so many positions turn by the model's own frequencies (n-hat of arXiv:2402.13753 eq. 3).
     """
 
     inv_freq_P: FloatArray
     attention_factor: float
+    start_tokens: int = 0
 
     def rescale_factors_P(self, rope: RopeSpec) -> FloatArray:
         """Original over new frequency, one for each pair; infinite where a frequency is switched off."""

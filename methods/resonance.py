@@ -1,7 +1,7 @@
 """Resonance RoPE: another method's wavelengths, rounded to whole tokens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -65,7 +65,7 @@ class Resonance(AbstractRopeMethod):
         if self.inner.original_inside_window and seq_len <= rope.original_max_position_embeddings:
             return scaling
         whole_P = np.round(wavelengths(scaling.inv_freq_P))
-        return RopeScaling(inv_freq_P=2 * np.pi / whole_P, attention_factor=scaling.attention_factor)
+        return replace(scaling, inv_freq_P=2 * np.pi / whole_P)
 
     def artifacts(self) -> Mapping[str, str]:
         """name -> sha256 of every file the other method read."""

@@ -27,6 +27,7 @@ def rope_table(method: AbstractRopeMethod, rope: RopeSpec, *, seq_len: int) -> d
         "seq_len": seq_len,
         "extension_ratio": method.extension_ratio(rope, seq_len),
         "attention_factor": scaling.attention_factor,
+        "start_tokens": scaling.start_tokens,
         "theoretical_critical_pair": theoretical_critical_pair(rope),
         "original_max_position_embeddings": rope.original_max_position_embeddings,
         "rope_theta": rope.rope_theta,
@@ -52,7 +53,7 @@ def render_table(table: Mapping[str, Any], console: Any = None) -> None:
         caption=(
             f"window {window} · extension ratio {table['extension_ratio']:g} · "
             f"attention factor {table['attention_factor']:.6g} · rope_theta {table['rope_theta']:g} · "
-            f"* theoretical critical pair {table['theoretical_critical_pair']}"
+            f"* theoretical critical pair {table['theoretical_critical_pair']}{_kept(table['start_tokens'])}"
         ),
     )
     for title in ("pair", "wavelength before", "after", "factor", "rotations in window before", "after"):
@@ -68,6 +69,10 @@ def render_table(table: Mapping[str, Any], console: Any = None) -> None:
 def _name(method: AbstractRopeMethod) -> str:
     place = f"{type(method).__module__}:{type(method).__qualname__}"
     return next((name for name, target in CATALOGUE.items() if target == place), place)
+
+
+def _kept(start_tokens: int) -> str:
+    return f" · the first {start_tokens} positions turn as before" if start_tokens else ""
 
 
 def _json(values_P: FloatArray) -> list[float | None]:

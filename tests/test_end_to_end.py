@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,23 @@ def test_a_run_measures_what_is_known_of_the_embedded_model(finished):
     assert all(r["n_ok"] == r["n_expected"] for r in summary["scores"])
     regimes = {(r["method"], r["seq_len"]): r["regime"] for r in summary["scores"]}
     assert (regimes["vanilla", 1024], regimes["yarn", 256]) == ("original", "rescaled")
+
+
+def test_the_scores_stand_before_anything_is_drawn(finished, tmp_path):
+    shutil.copytree(finished / "out", tmp_path / "out")
+    scores = tmp_path / "out" / "summary.json"
+    scores.unlink()
+    program = (
+        "import sys, run_bench\n"
+        "sys.modules['matplotlib'] = None  # an import of it fails\n"
+        "run_bench.main(['report', 'out'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+    )
+    assert "scores: out/summary.json" in done.stderr
+    assert "matplotlib" in done.stderr.splitlines()[-1]
+    assert scores.read_bytes() == (finished / "out" / "summary.json").read_bytes()
 
 
 def test_a_second_run_has_nothing_to_do_and_needs_no_torch(finished):

@@ -9,7 +9,7 @@ The others are transformers' own.
 Shape letters: B batch, H heads, L queries, S keys, D head size, T tokens of all sequences together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -52,11 +52,15 @@ _SINGLE_QUERY = (_FLASH, _EFFICIENT, _MATH)
 class Attending:
     """What the engine tells attention while it runs, and what attention tells back.
 
-    used: the backends that ran. lengths_B: for single queries, how many keys of each row count.
+    used: the backends that ran. lengths_B: for single queries, how many keys of each row count. spans: the batch is
+    tokens of several rows of the cache, one behind the other. packed: the one row is documents one behind the other,
+    and `cu_seq_lens_q`, ... are given to the model: full attention needs no mask.
     """
 
     used: set[str] = field(default_factory=set)
     lengths_B: Tensor | None = None
+    spans: Sequence[kernels.Span] = ()
+    packed: bool = False
 
 
 _ATTENDING: ContextVar[Attending] = ContextVar("attending")
@@ -117,12 +121,20 @@ def counts_lengths(impl: str, device: torch.device, dtype: torch.dtype, head_siz
     return impl.startswith("longreach_") and impl != "longreach_math" and kernels.can_count(device, dtype, head_size)
 
 
+def attends_by_row(impl: str, device: torch.device) -> bool:
+    """Whether several tokens of each row may be read at once, by `Attending.spans`."""
+    return impl == "longreach_auto" and device.type == "cpu"
+
+
 # The mask
 
 
 def _mask(name: str, **given: Any) -> Tensor | None:
     """None where a kernel needs no mask: behind it, queries are the last of the keys, and causal."""
     q_length, kv_length = given["q_length"], given["kv_length"]
+    note = _ATTENDING.get(None)
+    if note is not None and note.packed and given.get("local_size") is None:
+        return None
     if given["mask_function"] is causal_mask_function and given.get("attention_mask") is None:
         whole = q_length in (1, kv_length)
         if whole or name != "math":
@@ -158,7 +170,10 @@ def _attend(
     n_queries, n_keys = query.shape[2], key.shape[2]
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     plain = attention_mask is None and causal and not dropout
-    if plain and given.get("cu_seq_lens_q") is not None:
+    if note.spans:
+        assert plain, "only models whose every layer attends to everything before are read by row"
+        out, used = kernels.by_row(query, key, value, scaling, note.spans)
+    elif plain and given.get("cu_seq_lens_q") is not None:
         out, used = kernels.packed(query, key, value, scaling, given)
     elif plain and n_queries == 1 and note.lengths_B is not None:
         out, used = kernels.counted(query, key, value, scaling, note.lengths_B)

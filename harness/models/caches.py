@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class _Place:
     """Where the next keys go: `rows` from slot `start` while a prompt is read; else one a row, at `slots_B`.
 
-    visible: how many slots of each row attention gets to see while single tokens are written.
+    index_B: the rows of the single tokens. visible: how many slots of each row attention gets to see meanwhile.
     """
 
     rows: slice = field(default_factory=lambda: slice(0, 1))
@@ -85,19 +85,22 @@ class BufferCache:
         self._place = _Place()
         self._layers = [_BufferLayer(self._place, n_rows, capacity) for _ in self.hf.layers]
         self.hf.layers = list(self._layers)
-        self._device = model.device
+        self._rows_R = torch.arange(n_rows, device=model.device)
 
     def reading(self, rows: slice, start: int) -> None:
         """What is read next goes into these rows, from slot `start` on, behind what stands there."""
         place = self._place
         place.rows, place.start, place.slots_B = rows, start, None
 
-    def writing(self, slots_B: Tensor, visible: int) -> None:
-        """The next token of each of the first B rows goes to its slot; attention sees the first `visible` slots."""
+    def writing(self, slots_B: Tensor, visible: int, rows_B: Tensor | None = None) -> None:
+        """Single tokens go to these slots of the first B rows; attention sees the first `visible` slots.
+
+        rows_B: their rows, where these are others; attention sees every row then.
+        """
         place = self._place
-        place.rows, place.slots_B, place.visible = slice(0, len(slots_B)), slots_B, visible
-        if place.index_B is None or len(place.index_B) != len(slots_B):
-            place.index_B = torch.arange(len(slots_B), device=self._device)
+        place.slots_B, place.visible = slots_B, visible
+        place.rows = slice(0, len(slots_B) if rows_B is None else self.n_rows)
+        place.index_B = self._rows_R[: len(slots_B)] if rows_B is None else rows_B
 
     def copy_prefix(self, source: int, target: int, n_tokens: int) -> None:
         """The first tokens of a row are those of another one."""
@@ -126,7 +129,7 @@ class GrowingCache:
     def reading(self, rows: slice, start: int) -> None:
         """It only ever goes on where it ended."""
 
-    def writing(self, slots_B: Tensor, visible: int) -> None:
+    def writing(self, slots_B: Tensor, visible: int, rows_B: Tensor | None = None) -> None:
         """It only ever goes on where it ended."""
 
 

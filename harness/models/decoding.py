@@ -1,16 +1,18 @@
 """One token after the other, for several sequences at once: on a CPU as it comes, on a GPU from a captured graph.
 
-Shape letters: B rows, S slots of the cache, V vocabulary.
+Shape letters: B rows, T tokens of all pieces together, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from harness.models.attention import Attending, counts_lengths, takes_dense_mask
+from harness.models.attention import Attending, attends_by_row, counts_lengths, takes_dense_mask
 from harness.models.caches import BufferCache, Cache
+from harness.models.kernels import Span
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -25,6 +27,14 @@ def most_probable(logits_BV: Tensor) -> list[int]:
     if -1 in tokens:
         raise FloatingPointError(f"the model gave logits that are not finite (maxima {top_B.tolist()})")
     return tokens
+
+
+class Piece(NamedTuple):
+    """Tokens that stand one behind the other in a row of the cache, the first at `position`."""
+
+    row: int
+    position: int
+    tokens: Sequence[int]
 
 
 class Decoder:
@@ -47,6 +57,33 @@ class Decoder:
         """Whether every step has the rows of the first one."""
         return self._wants_graph
 
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether several tokens of each row can be read at once, and rows left out."""
+        return (
+            self._model.limits.drafts
+            and not self._wants_graph
+            and isinstance(self._cache, BufferCache)
+            and attends_by_row(self._impl, self._model.device)
+        )
+
+    def read(self, pieces: Sequence[Piece]) -> list[list[int]]:
+        """The next token after each token of each piece. Raises FloatingPointError."""
+        cache, device = self._cache, self._model.device
+        positions = [range(piece.position, piece.position + len(piece.tokens)) for piece in pieces]
+        tokens_T1 = torch.tensor(list(chain.from_iterable(piece.tokens for piece in pieces)), device=device)[:, None]
+        positions_T = torch.tensor(list(chain.from_iterable(positions)), device=device)
+        rows_T = torch.tensor([piece.row for piece in pieces for _ in piece.tokens], device=device)
+        cache.writing(positions_T, max(places.stop for places in positions), rows_T)
+        self._note.spans = [
+            Span(piece.row, len(places), places.stop) for piece, places in zip(pieces, positions, strict=True)
+        ]
+        try:
+            choices = iter(most_probable(self._logits(tokens_T1, positions_T, None)))
+        finally:
+            self._note.spans = ()
+        return [list(islice(choices, len(piece.tokens))) for piece in pieces]
+
     def step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
         """The next token of each row, after one that stands at the row's position."""
         tokens_B1 = torch.tensor(tokens, device=self._model.device)[:, None]
@@ -60,24 +97,28 @@ class Decoder:
 
     def _forward(self, tokens_B1: Tensor, positions_B: Tensor, visible: int, uneven: bool) -> Tensor:
         """The logits (B, V) of the next tokens."""
-        model, cache, mask = self._model, self._cache, None
+        model, mask = self._model, None
         if uneven and self._counts_lengths:
-            visible, self._note.lengths_B = cache.capacity, (positions_B + 1).to(torch.int32)
+            visible, self._note.lengths_B = self._cache.capacity, (positions_B + 1).to(torch.int32)
         elif uneven:
             mask = torch.arange(visible, device=model.device) <= positions_B[:, None]
             mask = mask[:, None, None] if takes_dense_mask(self._impl) else mask.long()
-        cache.writing(positions_B, visible)
+        self._cache.writing(positions_B, visible)
         try:
-            logits_BV: Tensor = model.hf(
-                input_ids=tokens_B1,
-                position_ids=positions_B[:, None],
-                attention_mask=mask,
-                past_key_values=cache.hf,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            return self._logits(tokens_B1, positions_B, mask)
         finally:
             self._note.lengths_B = None  # they are those of this step alone
+
+    def _logits(self, tokens_B1: Tensor, positions_B: Tensor, mask: Tensor | None) -> Tensor:
+        """The logits (B, V) after each token."""
+        logits_BV: Tensor = self._model.hf(
+            input_ids=tokens_B1,
+            position_ids=positions_B[:, None],
+            attention_mask=mask,
+            past_key_values=self._cache.hf,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
         return logits_BV
 
     @property

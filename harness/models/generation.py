@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness.models.attention import attending
 from harness.models.caches import BufferCache, Cache
-from harness.models.decoding import Decoder, most_probable
+from harness.models.decoding import Decoder, Piece, most_probable
+from harness.models.drafting import Drafter
 from harness.models.forward import cache_for, padded, read
 from harness.models.prefixes import shared_length
 from harness.types import Output, Stopped
@@ -47,6 +49,28 @@ class _Row:
     stopped: Stopped | None = None
     prefill_s: float = 0.0
     decode_s: float = 0.0
+
+    @cached_property
+    def drafter(self) -> Drafter:
+        """Guesses its next tokens."""
+        return Drafter(self.request.prompt_ids, self.request.max_new_tokens)
+
+    def draft(self) -> list[int]:
+        """Tokens that may come after the last one, and leave room for the one after them."""
+        return self.drafter.guess(self.tokens, self.request.max_new_tokens - len(self.tokens) - 1)
+
+    def take(self, draft: Sequence[int], choices: Sequence[int], model: "LoadedModel") -> None:
+        """The model's choices behind the last token and behind each token of a draft, as far as the draft is right.
+
+        One after the other, as if each had been the only one.
+        """
+        n_right = 0
+        for token, guessed in zip(choices, [*draft, None], strict=True):
+            self.add(token, model)
+            if self.stopped or token != guessed:
+                break
+            n_right += 1
+        self.drafter.judge(len(draft), n_right)
 
     @property
     def position(self) -> int:
@@ -198,8 +222,17 @@ class _Flow:
         return n_shared if n_shared >= _SHARED_PART.get(self._model.device.type, 1.0) * len(ids) else 0
 
     def _write(self, open_rows: Sequence[_Row]) -> list[_Row]:
-        """One more token for each open row; the rows that stop there."""
+        """At least one more token for each open row; the rows that stop there."""
         began = time.perf_counter()
+        if self._decoder.reads_pieces:
+            self._write_drafts()
+        else:
+            self._write_one(open_rows)
+        for row in open_rows:
+            row.decode_s += (time.perf_counter() - began) / len(open_rows)
+        return [row for row in open_rows if row.stopped]
+
+    def _write_one(self, open_rows: Sequence[_Row]) -> None:
         if not self._decoder.keeps_rows and 2 * len(open_rows) <= len(self._slots):
             self._keep(open_rows)
         rows = [row if row is not None else open_rows[0] for row in self._slots]
@@ -207,9 +240,18 @@ class _Flow:
         for row, token in zip(self._slots, tokens, strict=True):
             if row is not None and row.stopped is None:
                 row.add(token, self._model)
-        for row in open_rows:
-            row.decode_s += (time.perf_counter() - began) / len(open_rows)
-        return [row for row in open_rows if row.stopped]
+
+    def _write_drafts(self) -> None:
+        """What a draft got wrong stays in the cache behind the row's end, where the next pass writes over it."""
+        rows = [(slot, row) for slot, row in enumerate(self._slots) if row is not None and row.stopped is None]
+        drafts = [row.draft() for _, row in rows]
+        try:
+            found = self._decoder.read(_pieces(rows, drafts))
+        except FloatingPointError:  # of a wrong draft, perhaps: one NaN, though masked, spoils what is read with it
+            drafts = [[] for _ in rows]
+            found = [self._decoder.read([piece])[0] for piece in _pieces(rows, drafts)]
+        for (_, row), draft, choices in zip(rows, drafts, found, strict=True):
+            row.take(draft, choices, self._model)
 
     def _keep(self, open_rows: Sequence[_Row]) -> None:
         """Nothing waits any more: the open rows move together, the other slots are given up."""
@@ -217,6 +259,13 @@ class _Flow:
         kept = [index for index, row in enumerate(self._slots) if not _done(row)]
         self._cache.keep(kept, max(row.position for row in open_rows))
         self._slots = list(open_rows)
+
+
+def _pieces(rows: Sequence[tuple[int, _Row]], drafts: Sequence[Sequence[int]]) -> list[Piece]:
+    """The last token of the row in each slot, and its draft."""
+    return [
+        Piece(slot, row.position, [row.tokens[-1], *draft]) for (slot, row), draft in zip(rows, drafts, strict=True)
+    ]
 
 
 def _done(row: _Row | None) -> bool:

@@ -9,15 +9,23 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 _HALF = (torch.bfloat16, torch.float16)
 _MODULES = {4: "flash_attn.cute", 3: "flash_attn_interface", 2: "flash_attn"}  # of flash-attn's versions
+
+
+class Span(NamedTuple):
+    """Queries that stand together, the last of the first `n_keys` keys of a row."""
+
+    row: int
+    n_queries: int
+    n_keys: int
 
 
 def can_count(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
@@ -87,6 +95,40 @@ def counted(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, le
         enable_gqa=True,
     )
     return out_THD[:, None], "varlen"
+
+
+def by_row(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, spans: Sequence[Span]
+) -> tuple[Tensor, str]:
+    """Queries (T, H, 1, D) against the keys of the rows they belong to, causal; (T, 1, H, D).
+
+    Neighbouring rows with as many queries are one call, which more processors can share.
+    """
+    n_shared = query.shape[1] // key.shape[1]  # heads that share their keys: more queries to these
+    outs, at = [], 0
+    for _, group in itertools.groupby(
+        enumerate(spans), lambda placed: (placed[1].row - placed[0], placed[1].n_queries)
+    ):
+        run = [span for _, span in group]
+        rows, L, S = slice(run[0].row, run[-1].row + 1), run[0].n_queries, max(span.n_keys for span in run)
+        query_BLHD = query[at : at + len(run) * L, :, 0].unflatten(0, (-1, L))
+        query_BGQD = query_BLHD.unflatten(2, (-1, n_shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        out_BGQD = torch.nn.functional.scaled_dot_product_attention(
+            query_BGQD, key[rows, :, :S], value[rows, :, :S], attn_mask=_seen(run, n_shared, key.device), scale=scaling
+        )
+        outs.append(out_BGQD.unflatten(2, (n_shared, L)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1))
+        at += len(run) * L
+    return torch.cat(outs)[:, None], "flash" if query.shape[-1] == value.shape[-1] else "math"
+
+
+def _seen(run: Sequence[Span], n_shared: int, device: torch.device) -> Tensor | None:
+    """Which keys (B, 1, Q, S) the queries of rows see; None where each sees all."""
+    L, ends = run[0].n_queries, [span.n_keys for span in run]
+    if L == 1 and len(set(ends)) == 1:
+        return None
+    ends_BL = torch.tensor(ends, device=device)[:, None] - torch.arange(L - 1, -1, -1, device=device)
+    mask_BLS = torch.arange(max(ends), device=device) < ends_BL[..., None]
+    return mask_BLS.repeat(1, n_shared, 1)[:, None]
 
 
 def flash_attn(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> tuple[Tensor, str]:

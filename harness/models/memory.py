@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
 # Sequences answered at once: more of them only help until the processor is busy.
-BATCH = {"cpu": 8, "cuda": 32}
+BATCH = {"cpu": 16, "cuda": 32}
 # Tokens that one pass reads. On a GPU only the first pass has the fastest kernels.
 CHUNK = {"cpu": 4096, "cuda": 131072}
 # Where a sliding window needs a mask, of chunk x (window + chunk).
@@ -28,7 +28,8 @@ class Limits:
     """What a model's requests may take at once. Only ever made smaller, by running out of memory.
 
     batch: sequences. chunk: tokens of a pass. kv_offload: keys and values lie in host memory.
-    graphs: single tokens are written by replaying a CUDA graph.
+    graphs: single tokens are written by replaying a CUDA graph. drafts: on a CPU, tokens that may follow are guessed
+    and read together with the last one; the answers are the same.
     """
 
     batch: int
@@ -36,6 +37,7 @@ class Limits:
     may_offload: bool = False
     kv_offload: bool = False
     graphs: bool = True
+    drafts: bool = True
 
     @classmethod
     def of(cls, device: torch.device, *, may_offload: bool = False) -> "Limits":

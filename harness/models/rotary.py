@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import RequestError
-from methods.base import RopeScaling
+from methods.base import FloatArray, RopeScaling
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -38,6 +38,8 @@ class PinnedRotary(nn.Module):
 
     keeps_float32: cos and sin stay in float32; else they take the hidden states' type.
     stock: what layers of other types than full attention are left to.
+    original_P: the model's own frequencies, for a scaling with start tokens: those turn by them. The attention factor
+        multiplies cos and sin everywhere.
     """
 
     def __init__(
@@ -47,10 +49,15 @@ class PinnedRotary(nn.Module):
         layout: str,
         keeps_float32: bool = False,
         stock: nn.Module | None = None,
+        original_P: FloatArray | None = None,
         device: Any = "cpu",
     ) -> None:
         super().__init__()
+        if scaling.start_tokens and original_P is None:
+            raise ValueError(f"start_tokens = {scaling.start_tokens} needs the model's own frequencies")
         self._inv_freq_P = torch.as_tensor(scaling.inv_freq_P).to(device=device, dtype=torch.float32)
+        self._start_tokens = scaling.start_tokens
+        self._original_P = None if original_P is None else torch.as_tensor(original_P).to(self._inv_freq_P)
         self._attention_factor = scaling.attention_factor
         self._layout = LAYOUTS[layout]
         self._keeps_float32 = keeps_float32
@@ -64,7 +71,11 @@ class PinnedRotary(nn.Module):
             if self.stock is None:
                 raise ValueError(f"layer type '{layer_type}': this rotary embedding serves full attention only")
             return self.stock(x, position_ids, layer_type, **kwargs)
-        angles_BLP = position_ids[..., None].to(torch.float32) * self._inv_freq_P.to(x.device)
+        inv_freq = self._inv_freq_P.to(x.device)
+        if self._start_tokens and self._original_P is not None:
+            starts_BL1 = position_ids[..., None] < self._start_tokens
+            inv_freq = torch.where(starts_BL1, self._original_P.to(x.device), inv_freq)
+        angles_BLP = position_ids[..., None].to(torch.float32) * inv_freq
         angles_BLD = self._layout(angles_BLP)
         cos_BLD = angles_BLD.cos() * self._attention_factor
         sin_BLD = angles_BLD.sin() * self._attention_factor
@@ -91,13 +102,14 @@ class RotarySite:
         """Puts a module there."""
         self.parent.rotary_emb = module
 
-    def pinned(self, scaling: RopeScaling, device: Any) -> PinnedRotary:
-        """A rotary embedding for this place."""
+    def pinned(self, scaling: RopeScaling, device: Any, original_P: FloatArray | None = None) -> PinnedRotary:
+        """A rotary embedding for this place. original_P: the model's own frequencies, where start tokens keep them."""
         return PinnedRotary(
             scaling,
             layout=self.layout,
             keeps_float32=self.keeps_float32,
             stock=self.stock if self.by_layer_type else None,
+            original_P=original_P,
             device=device,
         )
 
@@ -117,7 +129,7 @@ def rotary_scaling(model: "LoadedModel", scaling: RopeScaling) -> Iterator["Load
     try:
         model.scaling = scaling
         for site in model.sites:
-            site.put(site.pinned(scaling, model.device))
+            site.put(site.pinned(scaling, model.device, model.rope.inv_freq_P))
         yield model
     finally:
         for site, module in zip(model.sites, before, strict=True):

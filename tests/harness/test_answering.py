@@ -216,7 +216,8 @@ def test_a_finished_cell_says_how_the_engine_ran(work):
         of.cell(planned(20))
         cell = json.loads((store.folder / "cells" / "k20" / "cell.json").read_text())
     assert cell["engine"] == {
-        "attention": "sdpa", "batch": 8, "chunk": 2048, "may_offload": False, "kv_offload": False, "graphs": True
+        "attention": "sdpa", "batch": 8, "chunk": 2048, "may_offload": False, "kv_offload": False, "graphs": True,
+        "drafts": True,
     }  # fmt: skip
 
 

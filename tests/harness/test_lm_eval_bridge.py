@@ -8,7 +8,10 @@ from lm_eval.api.instance import Instance
 
 from harness.errors import RequestError
 from harness.lm_eval_bridge import LongreachLM, RequestEncoder
+from harness.models.loading import LoadedModel
 from harness.types import Output
+from methods.ntk import DynamicNTK
+from methods.yarn import YaRN
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +120,28 @@ class TestLongreachLM:
         texts = [("a b", " c d e"), ("a b c d e f g", " h"), ("a b", " c")]
         expected = [lm(recorder).loglikelihood([one], disable_tqdm=True)[0] for one in choices(*texts)]
         assert lm(recorder).loglikelihood(choices(*texts), disable_tqdm=True) == expected
-        prompts = [request("generate_until", "x " * n, {}) for n in (3, 9, 1)]
-        assert lm(recorder).generate_until(prompts) == [
-            str(len(recorder.tokenizer("x " * n)["input_ids"])) for n in (3, 9, 1)
-        ]
+
+    @pytest.mark.parametrize("method", [DynamicNTK(), YaRN(factor=4.0)])
+    def test_generations_together_are_those_of_each_request_alone(self, tiny_llama, method, monkeypatch):
+        """Under a RoPE that follows the length, one that does not, and where memory runs out in a batch."""
+        model = LongreachLM(tiny_llama, method, max_length=2000)
+        lengths = (3, 300, 1, 40, 350)
+        asked = [request("generate_until", "x y " * n, {"max_gen_toks": n % 9 + 2, "until": ["z"]}) for n in lengths]
+        expected = [model.generate_until([one])[0] for one in asked]
+        assert model.generate_until(asked) == expected
+        full, tried = LoadedModel.answer_each, []
+
+        def failing(self, examples, settled, *, n_rows):
+            tried.append(n_rows)
+            for n, found in enumerate(full(self, examples, settled, n_rows=n_rows)):
+                if n == 1 and n_rows > 1:
+                    raise MemoryError
+                yield found
+
+        monkeypatch.setattr(LoadedModel, "answer_each", failing)
+        monkeypatch.setattr(tiny_llama.limits, "batch", 4)
+        assert model.generate_until(asked) == expected
+        assert max(tried) == 4 or isinstance(method, DynamicNTK)
 
     def test_the_longest_comes_first_and_choices_of_one_context_come_together(self, recorder):
         lm(recorder).loglikelihood(

@@ -34,7 +34,7 @@ def tokens(outputs) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("n_rows", [2, 3, 9])
-def test_a_batch_of_different_lengths_gives_each_row_s_own_tokens(family, n_rows):
+def test_a_batch_of_different_lengths_gives_each_row_s_own_tokens(family, n_rows, monkeypatch):
     requests = [asked(ids, n) for ids, n in zip(prompts((40, 7, 91, 64, 1, 40)), (8, 3, 12, 1, 8, 8), strict=True)]
     alone = [generate(family, r.prompt_ids, max_new_tokens=r.max_new_tokens) for r in requests]
     together = answers(family, requests, n_rows)
@@ -42,6 +42,8 @@ def test_a_batch_of_different_lengths_gives_each_row_s_own_tokens(family, n_rows
     assert [output.stopped for output in together] == [output.stopped for output in alone]
     with chunked(family, 13):
         assert tokens(answers(family, requests, n_rows)) == tokens(alone)
+    monkeypatch.setattr(family.limits, "drafts", False)
+    assert tokens(answers(family, requests, n_rows)) == tokens(alone)
 
 
 def test_prompts_that_begin_alike_are_read_on_from_there(family, monkeypatch):

@@ -15,6 +15,13 @@ from tests.models.test_generation import answers, asked, prompts, tokens
 LENGTHS = (40, 7, 91, 64, 1, 40)
 
 
+@pytest.fixture(autouse=True)
+def _one_token_a_step(tiny_llama):
+    tiny_llama.limits.drafts = False
+    yield
+    tiny_llama.limits.drafts = True
+
+
 @pytest.fixture
 def requests():
     return [asked(ids, n) for ids, n in zip(prompts(LENGTHS), (8, 3, 12, 1, 8, 8), strict=True)]

@@ -1,11 +1,18 @@
 """The pinned rotary embedding: exact angles, whatever is done to the model, and gradients where they are wanted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from harness.models.generation import generate
 from harness.models.rotary import PinnedRotary, rotary_scaling
+from harness.models.scoring import score_segments
+from harness.types import Segment
 from methods.base import RopeScaling
+from methods.yarn import YaRN
+from tests.models.zoo import chunked
 
 FAR = torch.tensor([[131071]])
 
@@ -103,3 +110,93 @@ def test_layers_of_other_types_keep_the_stock_embedding(family):
     expected = site.stock(hidden, positions, "sliding_attention")
     got = rotary(hidden, positions, "sliding_attention")
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def tables(site, scaling, n_tokens: int, original_P=None) -> tuple[torch.Tensor, torch.Tensor]:
+    return site.pinned(scaling, "cpu", original_P)(torch.zeros(1, 1, 1), torch.arange(n_tokens)[None])
+
+
+@pytest.mark.parametrize("start_tokens", [0, 7, 50])
+def test_start_tokens_turn_by_the_model_s_own_frequencies(family, start_tokens):
+    """None: not a bit is changed. All: the original. Between: a table with the head of one and the tail of another."""
+    site, original_P = family.sites[0], family.rope.inv_freq_P
+    rescaled = scaling(original_P / np.linspace(1, 5, len(original_P)), 1.3)
+    found = tables(site, replace(rescaled, start_tokens=start_tokens), 50, original_P)
+    before = tables(site, scaling(original_P, 1.3), 50)  # the attention factor is everywhere
+    behind = tables(site, rescaled, 50)
+    for got, original, new in zip(found, before, behind, strict=True):
+        assert torch.equal(got, torch.cat((original[:, :start_tokens], new[:, start_tokens:]), dim=1))
+        assert not torch.equal(original, new)
+
+
+class ByHand(torch.nn.Module):
+    """cos and sin looked up in a table that was written down position by position, half-split."""
+
+    def __init__(self, rope, scaling, n_tokens: int) -> None:
+        super().__init__()
+        angles_LP = [
+            position * (rope.inv_freq_P if position < scaling.start_tokens else scaling.inv_freq_P)
+            for position in range(n_tokens)
+        ]
+        angles_LD = torch.tensor(np.concatenate((angles_LP, angles_LP), axis=1))
+        self.table = [(scaling.attention_factor * part).float() for part in (angles_LD.cos(), angles_LD.sin())]
+
+    def forward(self, x, position_ids, **kwargs):
+        cos, sin = (table[position_ids[0]][None].to(x.dtype) for table in self.table)
+        return cos, sin
+
+
+def test_start_tokens_hold_through_the_cache_and_in_scores(tiny_llama, ids):
+    """Generation reads the prompt in chunks and writes token by token; the table reads everything anew each time."""
+    rope, site = tiny_llama.rope, tiny_llama.sites[0]
+    kept = replace(YaRN().rope_scaling(rope, seq_len=1024), start_tokens=64)
+    prompt, n_new = ids, 6
+
+    def by_hand(tokens):
+        own = site.module
+        site.put(ByHand(rope, kept, len(tokens)))
+        try:
+            with torch.no_grad():
+                return tiny_llama.hf(torch.tensor([tokens]), use_cache=False).logits[0]
+        finally:
+            site.put(own)
+
+    expected = list(prompt)
+    for _ in range(n_new):
+        expected.append(by_hand(expected)[-1].argmax().item())
+    logprobs_L = by_hand(expected)[:-1].log_softmax(-1).gather(1, torch.tensor(expected)[1:, None])[:, 0]
+    segment = Segment(token_ids=expected, n_context=10)
+    with rotary_scaling(tiny_llama, kept), chunked(tiny_llama, 48):
+        assert tiny_llama.regime == "rescaled"
+        generated = generate(tiny_llama, prompt, max_new_tokens=n_new)
+        (scored,) = score_segments(tiny_llama, [segment]).logprobs
+    assert list(generated.token_ids) == expected[len(prompt) :]
+    torch.testing.assert_close(torch.tensor(scored), logprobs_L[9:], atol=1e-3, rtol=0)
+    with rotary_scaling(tiny_llama, replace(kept, start_tokens=0)):
+        (without,) = score_segments(tiny_llama, [segment]).logprobs
+    assert np.abs(np.subtract(without, scored)).max() > 0.1
+
+
+def test_start_tokens_of_the_original_rope_change_nothing(tiny_llama, ids):
+    own = RopeScaling(inv_freq_P=tiny_llama.rope.inv_freq_P, attention_factor=1.0, start_tokens=30)
+    assert own.is_original(tiny_llama.rope)
+    segment = Segment(token_ids=ids, n_context=1)
+    plain = score_segments(tiny_llama, [segment]).logprobs
+    with rotary_scaling(tiny_llama, own):
+        assert tiny_llama.regime == "original"
+        assert score_segments(tiny_llama, [segment]).logprobs == plain
+
+
+def test_gradients_flow_beside_start_tokens(tiny_llama):
+    inv_freq_P = torch.tensor(tiny_llama.rope.inv_freq_P / 2, requires_grad=True)
+    for start_tokens, reached in ((60, False), (20, True)):
+        given = RopeScaling(inv_freq_P=inv_freq_P, attention_factor=1.0, start_tokens=start_tokens)
+        with rotary_scaling(tiny_llama, given):
+            tiny_llama.hf(input_ids=torch.arange(100, 160)[None], use_cache=False).logits.sum().backward()
+        tiny_llama.hf.zero_grad(set_to_none=True)
+        assert (inv_freq_P.grad.abs().min() > 0) == reached
+
+
+def test_start_tokens_without_the_original_frequencies_are_refused():
+    with pytest.raises(ValueError, match="start_tokens = 3 needs the model's own frequencies"):
+        PinnedRotary(replace(scaling(np.ones(4)), start_tokens=3), layout="half_split")
