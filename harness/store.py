@@ -51,12 +51,7 @@ class Store:
     @contextmanager
     def opened_for(self, manifest: Mapping[str, JSON]) -> Iterator[None]:
         """The folder, made and locked for this process, with its manifest written if it is new."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RequestError(f"{self.folder} is in use by another process: wait for it, or stop it") from None
+        with locked(self.folder):
             if not self.check_plan(manifest["plan"]):
                 write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
             yield
@@ -144,6 +139,18 @@ def read_run(folder: Path) -> RunData:
         raise RequestError(f"{folder} holds no run: there is no {MANIFEST} in it")
     records = {cell["key"]: tuple(store.records(cell["key"])) for cell in manifest["cells"]}
     return RunData(manifest=manifest, records=records)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A folder, made and kept for this process until the block ends. Raises RequestError where another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(f"{folder} is in use by another process: wait for it, or stop it") from None
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:

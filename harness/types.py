@@ -107,6 +107,7 @@ class Output:
     logprobs: tuple[tuple[float, ...], ...] = ()  # natural log, a row a segment
     greedy: tuple[tuple[bool, ...], ...] = ()  # the token was the most probable one
     stopped: Stopped | None = None
+    regime: Regime | None = None  # of the last token, where it was not decided for the whole request
     attention: str = ""  # the backends that ran, joined by +
     prefill_s: float = 0.0
     decode_s: float = 0.0

@@ -15,4 +15,5 @@ CATALOGUE = {
     "longrope": "methods.longrope.methods:LongRoPE",
     "longrope2": "methods.longrope.methods:LongRoPE2",
     "longrope2_closed_form": "methods.longrope.methods:LongRoPE2ClosedForm",
+    "checkpoint": "methods.longrope.trained:TrainedCheckpoint",
 }

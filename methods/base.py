@@ -91,7 +91,7 @@ class AbstractRopeMethod(ABC):
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = ""
-    original_inside_window: ClassVar[bool] = False  # equal to the unmodified model there, whatever the target
+    original_inside_window: ClassVar[bool] = False  # the model's own RoPE there, whatever the target
     uses_target: ClassVar[bool] = True  # whether `target_length` and `factor` mean anything to it
 
     target_length: int | None = None
@@ -121,6 +121,6 @@ class AbstractRopeMethod(ABC):
 
     def applied(self, model: Any, *, seq_len: int) -> AbstractContextManager[Any]:
         """The model with this RoPE in place of its own, until the block ends."""
-        from harness.models.rotary import rotary_scaling
+        from harness.models.switching import applied_rope
 
-        return rotary_scaling(model, self.rope_scaling(model.rope, seq_len=seq_len))
+        return applied_rope(self, model, seq_len=seq_len)

@@ -35,6 +35,7 @@ class Resonance(AbstractRopeMethod):
         object.__setattr__(self, "version", type(self).version + inner.version - 1)
         object.__setattr__(self, "original_inside_window", inner.original_inside_window)
         object.__setattr__(self, "uses_target", inner.uses_target)
+        object.__setattr__(self, "switch", getattr(inner, "switch", "request"))
 
     def __hash__(self) -> int:
         return hash((self.on, tuple(sorted(self.on_params)), self.target_length, self.factor))  # a dict has no hash

@@ -123,7 +123,7 @@ def panels(
             above.tick_params(labelbottom=True)  # the lowest panel of its column
         _shared_axes(grid, lengths, unit, [*shown, *([reference] if reference else [])])
         figure.supxlabel("Length, tokens", fontsize=10.5, color=INK)
-        _legend(figure, list(handles.values()), list(handles), "upper")
+        legend(figure, list(handles.values()), list(handles), "upper")
         return Drawing(figure=figure, name=name, label=label)
 
 
@@ -134,11 +134,16 @@ def rescale_factors(
     theoretical_critical_pair: int | None,
     extension_ratio: float,
     name: str,
+    pairs_marked: Mapping[str, int] | None = None,
 ) -> Drawing:
-    """Original over new frequency for each rotary pair, a line a method; an infinite factor is a mark at the top."""
+    """Original over new frequency for each rotary pair, a line a method; an infinite factor is a mark at the top.
+
+    pairs_marked: what stands in the legend -> the pair of a vertical line.
+    """
     label = f"Rescale factors by rotary pair for {', '.join(f['method'] for f in factors)}"
     with settings():
-        size = (_WIDTH, 3.4 + 0.23 * math.ceil((len(factors) + 1) / 2))
+        marked = pairs_marked or {}
+        size = (_WIDTH, 3.4 + 0.23 * math.ceil((len(factors) + len(marked) + 1) / 2))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         finite = [x for f in factors for x in f["rescale_factors"] if x is not None] + [extension_ratio]
@@ -162,7 +167,11 @@ def rescale_factors(
         _log_axis(axes.yaxis, min(finite), top)
         axes.set(xlabel="Rotary pair, highest frequency first", ylabel="Rescale factor")
         axes.grid(axis="y")
-        _legend(figure, handles, [f["method"] for f in factors])
+        marks = [
+            axes.axvline(pair, color=SERIES[-1 - i], linewidth=1.2, linestyle=_DASHES[2 + i])
+            for i, pair in enumerate(marked.values())
+        ]
+        legend(figure, handles + marks, [f["method"] for f in factors] + list(marked))
         return Drawing(figure=figure, name=name, label=label)
 
 
@@ -252,7 +261,10 @@ def _log_axis(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], place: str = "lower") -> None:
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], place: str = "lower") -> None:
+    """A legend outside of the axes, in one column where names are long; none where there is nothing to name."""
+    if not names:
+        return
     shown = [plain(name) for name in names]
     columns = 1 if max(map(len, shown)) > 5 * figure.get_figwidth() else 2
     # A leading underscore would keep a name out of the legend.

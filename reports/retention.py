@@ -105,12 +105,14 @@ def pairs_of(ours: CellResult, base: CellResult) -> stats.Pairs:
     """The samples both answered, by example id."""
     both = [example_id for example_id in ours.answered if example_id in base.answered]
     method, reference = ([cell.answered[i] for i in both] for cell in (ours, base))
+    trained = [cell.entry.get("artifacts", {}).get("checkpoint_weights") for cell in (ours, base)]
+    same_weights = trained[0] == trained[1]
     return paired(
         ours,
         method,
         reference,
         n_expected=max(ours.n_expected, base.n_expected),
-        same_computation={r.regime for r in (*method, *reference)} == {"original"},
+        same_computation=same_weights and {r.regime for r in (*method, *reference)} == {"original"},
     )
 
 

@@ -1,5 +1,6 @@
 """The long texts that papers measure perplexity on: PG19's test books and Proof-pile's test documents.
 
+And PG19's validation books, on which LongRoPE2 searches, and which nothing is measured on.
 From a folder, or from the Hub: one file each, never a training split.
 """
 
@@ -28,8 +29,9 @@ class _Corpus:
 
 
 def load_corpus(name: str, data_dir: str | None) -> Haystack:
-    """`pg19` or `proofpile`, whose documents are read alone: from the folder of this name in `data_dir`, or the Hub.
+    """`pg19`, `proofpile` or `pg19_validation`: from the folder of this name in `data_dir`, or the Hub.
 
+    Their documents are read alone.
     Raises RequestError; without a network it says what would be fetched and where to put it.
     """
     if data_dir is None:
@@ -71,10 +73,22 @@ CORPORA = {
     ),
 }
 
+# For a search, which should not see what is measured on.
+SEARCH_CORPORA = {
+    "pg19_validation": _Corpus(
+        title="PG19's validation split",
+        # The splits of deepmind/pg19 as files; this one has 50 books, 11 MB.
+        repo="emozilla/pg19",
+        revision="c021754c8e01c5b1cc83a1f549c1f97fbbb756b8",
+        file="data/validation-00000-of-00001-0f92e2337f79aeac.parquet",
+        read=_parquet_texts,
+    ),
+}
+
 
 @lru_cache(maxsize=2)
 def _from_hub(name: str) -> Haystack:
-    corpus = CORPORA[name]
+    corpus = (CORPORA | SEARCH_CORPORA)[name]
     instead = (
         f"put {corpus.title}'s texts (.txt or .jsonl) into a folder {name} and name the folder above it as data_dir"
     )

@@ -146,6 +146,21 @@ def evaluation_topics() -> tuple[str, ...]:
     return tuple(name for name in sorted(_topics()) if not _is_for_training(name))
 
 
+@lru_cache(maxsize=1)
+def training_docs() -> Haystack:
+    """The language reference for training and searching: no topic, and no paragraph, that samples are made from.
+
+    Topics repeat one another's paragraphs: each stands here once, in the longest topic that has it.
+    """
+    seen = set(_docs(evaluation_topics()).text.split("\n\n"))
+    pages = [prose(_topics()[name]).split("\n\n") for name in training_topics()]
+    for page in sorted(pages, key=lambda page: -sum(map(len, page))):
+        fresh = [paragraph for paragraph in page if paragraph not in seen]
+        seen.update(fresh)
+        page[:] = fresh
+    return Haystack.of("docs", ["\n\n".join(page) for page in pages if page])
+
+
 def training_topics() -> tuple[str, ...]:
     """Names of the topics kept for training, sorted; no sample is made from them."""
     return tuple(name for name in sorted(_topics()) if _is_for_training(name))

@@ -27,8 +27,8 @@ class _Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Words:
-    """The fixed sentences, in the plural or, for one value, in the singular.
+class Words:
+    """The fixed sentences, in the plural or, for one value a key, in the singular.
 
     Source: NVIDIA/RULER c3f5e3b, scripts/data/synthetic/{constants,niah}.py.
     """
@@ -36,6 +36,7 @@ class _Words:
     n_values: int
 
     def head(self) -> str:
+        """What stands before the text, to the end of its line."""
         if self.n_values == 1:
             opening, noun = "A special magic number is", "number"
         else:
@@ -46,9 +47,11 @@ class _Words:
         )
 
     def needle(self, key: str, value: str) -> str:
+        """The sentence that is hidden."""
         return f"One of the special magic numbers for {key} is: {value}."
 
     def tail(self, key: str) -> str:
+        """The question, and the beginning of its answer up to the verb."""
         if self.n_values == 1:
             question, noun, verb = "What is the", "number", "is"
         else:
@@ -57,6 +60,7 @@ class _Words:
         return f"\n{question} {what}? The {what} {verb}"
 
     def answer(self, values: list[str]) -> str:
+        """The numbers as they are written behind the verb or its colon."""
         if len(values) < 3:
             return " " + " and ".join(values)
         return " " + ", ".join(values[:-1]) + ", and " + values[-1]
@@ -113,7 +117,7 @@ class Needle:
     def shortest(self, task: str, tokenizer: Tokenizer) -> int:
         """The fixed text with the longest key everywhere, a line of noise, and the answer."""
         n_keys, n_values, _ = _parse(task)
-        words = _Words(n_values)
+        words = Words(n_values)
         key = "-".join(max(of, key=lambda word: len(encode(tokenizer, "-" + word))) for of in (ADJECTIVES, NOUNS))
         value = max(map(str, range(1_234_567, 9_999_999, 1_000_003)), key=lambda value: len(encode(tokenizer, value)))
         needles = " ".join([words.needle(key, value)] * n_keys * n_values)
@@ -129,8 +133,8 @@ class Needle:
         for index in range(n):
             rng = sample_rng("needle", self.version, task, seq_len=seq_len, index=index, seed=seed)
             filler = Filler.draw(haystack, rng, tokenizer, seq_len)
-            keys = _draw_keys(rng, parsed.n_keys)
-            values = _draw_values(rng, parsed.n_keys * parsed.n_values, filler.text)
+            keys = draw_keys(rng, parsed.n_keys)
+            values = draw_values(rng, parsed.n_keys * parsed.n_values, filler.text)
             depth = depths[index % len(depths)]
             weave = self._weave(rng, parsed.n_values, keys, values, depth)
             woven = weave.to(filler, tokenizer, n_tokens=seq_len - self._n_new(parsed.n_values))
@@ -171,7 +175,7 @@ class Needle:
 
     def _weave(self, rng: random.Random, n_values: int, keys: list[str], values: list[str], depth: float) -> Weave:
         """The first key is asked for; it owns the first `n_values` values."""
-        words = _Words(n_values)
+        words = Words(n_values)
         needles = [words.needle(keys[i // n_values], value) for i, value in enumerate(values)]
         others = [(needle, rng.random()) for needle in needles[1:]]
         head, tail, (main, own) = words.head(), words.tail(keys[0]), (needles[0], values[:n_values])
@@ -207,12 +211,13 @@ def _parse(task: str) -> _Task:
     return parsed
 
 
-def _draw_keys(rng: random.Random, n: int) -> list[str]:
+def draw_keys(rng: random.Random, n: int) -> list[str]:
+    """Distinct keys, an adjective and a noun each."""
     numbers = rng.sample(range(len(ADJECTIVES) * len(NOUNS)), n)
     return [f"{ADJECTIVES[i // len(NOUNS)]}-{NOUNS[i % len(NOUNS)]}" for i in numbers]
 
 
-def _draw_values(rng: random.Random, n: int, filler: str) -> list[str]:
+def draw_values(rng: random.Random, n: int, filler: str) -> list[str]:
     """Distinct 7-digit numbers that do not stand in the filler."""
     values: list[str] = []
     while len(values) < n:

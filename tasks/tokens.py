@@ -24,7 +24,7 @@ class EncodedText:
         return int(np.searchsorted(self.ends_L, character, side="right"))
 
 
-def _call(tokenizer: Tokenizer, text: str) -> object:
+def _call(tokenizer: Tokenizer, text: str | list[str]) -> object:
     # What looks like a special token inside a haystack is text. `verbose` would warn of texts longer than the
     # window, which are the point here.
     return tokenizer(
@@ -40,6 +40,12 @@ def _call(tokenizer: Tokenizer, text: str) -> object:
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids without special tokens."""
     ids: list[int] = _call(tokenizer, text)["input_ids"]  # type: ignore[index]
+    return ids
+
+
+def encode_each(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text without special tokens, all at once."""
+    ids: list[list[int]] = _call(tokenizer, texts)["input_ids"] if texts else []  # type: ignore[index]
     return ids
 
 

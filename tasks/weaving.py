@@ -91,11 +91,23 @@ class Woven:
     ids: special tokens in front, then the whole text.
     n_prompt: how many of them come before the answer.
     starts: the first token of each needle, the main one first.
+    last_filler: the tokens of the last filler behind which no other follows, as (start, end).
     """
 
     ids: list[int]
     n_prompt: int
     starts: tuple[int, ...]
+    last_filler: tuple[int, int]
+
+    def without(self, n: int) -> "Woven":
+        """The text without the last `n` tokens of its last filler; it should have more of them."""
+        end = self.last_filler[1]
+        return Woven(
+            ids=self.ids[: end - n] + self.ids[end:],
+            n_prompt=self.n_prompt - n,
+            starts=tuple(start - n if start >= end else start for start in self.starts),
+            last_filler=(self.last_filler[0], end - n),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +145,21 @@ class Weave:
             raise ValueError(f"the fixed text does not fit into {n_tokens} tokens: {fixed!r}")
         return best
 
+    def exactly(self, filler: Filler, tokenizer: Tokenizer, *, n_tokens: int) -> Woven:
+        """The text with exactly `n_tokens` tokens: its last filler may end inside a word. Raises ValueError."""
+        leading = leading_ids(tokenizer)
+        needles = " ".join((self.main, *(text for text, _ in self.others)))
+        fixed = self.head + needles + self.tail + self.answer(needles)
+        target = n_tokens - len(leading) - len(encode(tokenizer, fixed)) + _NEAR
+        for _ in range(2 * _TRIES):
+            woven = self._with_filler(filler, tokenizer, leading, filler.cut(target))
+            surplus = len(woven.ids) - n_tokens
+            start, end = woven.last_filler
+            if 0 <= surplus < max(1, end - start):
+                return woven.without(surplus)
+            target += 1 - surplus if surplus < 0 else -max(1, surplus - _NEAR)
+        raise ValueError(f"the fixed text and a sentence of filler do not fit into {n_tokens} tokens")
+
     def _with_filler(self, filler: Filler, tokenizer: Tokenizer, leading: list[int], n_chars: int) -> Woven:
         pieces, order = self._pieces(filler, tokenizer, n_chars)
         context = "".join(pieces).rstrip()
@@ -141,10 +168,18 @@ class Weave:
             places.append(places[-1] + len(piece))
         prompt = self.head + context + self.tail
         tokens = encode_text(tokenizer, prompt + self.answer(context))
+
+        def token_at(place: int) -> int:
+            return len(leading) + tokens.token_at(len(self.head) + place)
+
+        last = max((i for i in range(len(pieces)) if i not in order), default=0)
+        first = max((i + 1 for i in order if i < last), default=0)
+        last_end = places[last] + len(pieces[last].rstrip()) if len(pieces) > len(order) else places[first]
         return Woven(
             ids=leading + tokens.ids,
             n_prompt=len(leading) + tokens.token_at(len(prompt)),
-            starts=tuple(len(leading) + tokens.token_at(len(self.head) + places[i]) for i in order),
+            starts=tuple(token_at(places[i]) for i in order),
+            last_filler=(token_at(places[first]), token_at(last_end)),
         )
 
     def _pieces(self, filler: Filler, tokenizer: Tokenizer, n_chars: int) -> tuple[list[str], list[int]]:

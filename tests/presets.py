@@ -19,8 +19,12 @@ SMALL = {
 def write_preset(folder: Path, name: str = "small", **changes) -> str:
     """A preset file like SMALL with some top-level entries changed; None removes one."""
     preset = {key: value for key, value in (SMALL | changes).items() if value is not None}
-    path = folder / f"{name}.toml"
-    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in preset.items()))
+    return write_toml(folder / f"{name}.toml", preset)
+
+
+def write_toml(path: Path, table: dict) -> str:
+    """A TOML file of this table."""
+    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in table.items()))
     return str(path)
 
 

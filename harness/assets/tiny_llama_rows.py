@@ -65,12 +65,13 @@ class Rows:
         while len(tokens) <= WINDOW:
             left = WINDOW + 1 - len(tokens)
             n = left if rng.random() < 0.6 else min(left, rng.randint(64, WINDOW))
-            piece = self._piece(rng, n)
+            piece = self.piece(rng, n)
             tokens += [*piece.tokens, END_ID]
             weights += [*piece.weights, 0.0]
         return Row(tokens[: WINDOW + 1], weights[: WINDOW + 1])
 
-    def _piece(self, rng: random.Random, n: int) -> Row:
+    def piece(self, rng: random.Random, n: int) -> Row:
+        """`n` tokens: running text, or a task hidden in it; `n` may be any length below that of a book."""
         kind = rng.random()
         made: Row | None = None
         if n >= 48 and kind >= 0.42:
@@ -93,27 +94,27 @@ class Rows:
             for _ in range(rng.choice([1, 1, 2, 4]))
         }
         asked = rng.choice(list(numbers))
-        needles = [self._encode(NEEDLE.format(key=key, value=value)) for key, value in numbers.items()]
+        needles = [self.encode(NEEDLE.format(key=key, value=value)) for key, value in numbers.items()]
         rng.shuffle(needles)
-        head = self._encode(INTRO) if rng.random() < 0.5 else []
-        answer = self._encode(f" {numbers[asked]}")
-        return self._woven(rng, n, needles, self._encode(QUESTION.format(key=asked)), answer, head=head, weight=10.0)
+        head = self.encode(INTRO) if rng.random() < 0.5 else []
+        answer = self.encode(f" {numbers[asked]}")
+        return self.woven(rng, n, needles, self.encode(QUESTION.format(key=asked)), answer, head=head, weight=10.0)
 
     def _chain(self, rng: random.Random, n: int) -> Row | None:
         """A value handed from variable to variable; all of them are asked for."""
         names = ["".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=5)) for _ in range(rng.choice([2, 3, 4]))]
         value = str(rng.randint(10_000, 99_999))
         sources = [value, *(f"VAR {name}" for name in names)]
-        links = [self._encode(f" VAR {name} = {source}.") for name, source in zip(names, sources, strict=False)]
-        question = self._encode(CHAIN_QUESTION.format(value=value))
-        return self._woven(rng, n, links, question, self._encode(" " + " ".join(names)), head=[], weight=5.0)
+        links = [self.encode(f" VAR {name} = {source}.") for name, source in zip(names, sources, strict=False)]
+        question = self.encode(CHAIN_QUESTION.format(value=value))
+        return self.woven(rng, n, links, question, self.encode(" " + " ".join(names)), head=[], weight=5.0)
 
     def _copy(self, rng: random.Random, n: int) -> Row:
         """Random tokens, and the same again: what makes a model look back."""
         half = [rng.randrange(300, VOCABULARY) for _ in range(n // 2)]
         return Row(half + half, [0.0] * len(half) + [1.0] * len(half))
 
-    def _woven(
+    def woven(
         self,
         rng: random.Random,
         n: int,
@@ -137,13 +138,14 @@ class Rows:
         tokens += text[last:] + question
         return Row(tokens + answer, [1.0] * len(tokens) + [weight] * len(answer))
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
         ids: list[int] = self.tokenizer.encode(text).ids
         return ids
 
     @cached_property
     def _noise(self) -> list[int]:
-        return self._encode(NOISE)
+        return self.encode(NOISE)
 
     @cached_property
     def _book_sizes(self) -> list[int]:

@@ -31,12 +31,18 @@ class Request:
     """A prompt, and when to stop writing.
 
     settled: whether a text has a score that nothing written behind it could change.
+    written: tokens at the prompt's end that belong to the answer: its text begins with them.
     """
 
     prompt_ids: Sequence[int]
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     settled: Callable[[str], bool] | None = None
+    written: tuple[int, ...] = ()
+
+    def is_settled(self, text: str) -> bool:
+        """Whether what is certain of a text is settled."""
+        return self.settled is not None and self.settled(_certain(text, self.stop))
 
 
 @dataclass(eq=False)
@@ -88,12 +94,13 @@ class _Row:
             self.stopped = "stop"
         elif len(self.tokens) >= request.max_new_tokens:
             self.stopped = "length"
-        elif request.settled and request.settled(_certain(text, request.stop)):
+        elif request.is_settled(text):
             self.stopped = "settled"
 
     def text(self, model: "LoadedModel") -> str:
         """What was written, without special tokens."""
-        text: str = model.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        tokens = [*self.request.written, *self.tokens]
+        text: str = model.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def output(self, model: "LoadedModel", attention: str) -> Output:
@@ -126,7 +133,6 @@ def generate(
     return output
 
 
-@torch.no_grad()
 def generate_each(
     model: "LoadedModel", requests: Sequence[Request], *, n_rows: int = 1
 ) -> Iterator[tuple[int, Output]]:
@@ -136,6 +142,18 @@ def generate_each(
     tokens only, without special tokens, and ends before the stop text; `token_ids` holds everything that was generated.
     Raises FloatingPointError on logits that are not finite.
     """
+    if model.switch is None:
+        return generate_under_one_rope(model, requests, n_rows=n_rows)
+    from harness.models.switching import generate_switching
+
+    return generate_switching(model, requests, n_rows=n_rows)
+
+
+@torch.no_grad()
+def generate_under_one_rope(
+    model: "LoadedModel", requests: Sequence[Request], *, n_rows: int = 1
+) -> Iterator[tuple[int, Output]]:
+    """`generate_each` for requests that are answered under the model's present RoPE from first to last token."""
     for request in requests:
         if len(request.prompt_ids) < 1 or request.max_new_tokens < 1:
             raise ValueError(

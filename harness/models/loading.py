@@ -23,6 +23,8 @@ from harness.models.request import ModelRequest, check
 from harness.models.rope_facts import rope_spec
 from harness.models.rotary import RotarySite, find_sites
 from harness.models.scoring import score_segments
+from harness.models.switching import Switch
+from harness.models.weights import HeldWeights
 from harness.types import Example, Output, Regime
 from methods.base import RopeScaling, RopeSpec
 
@@ -32,7 +34,10 @@ Settled = Callable[[str], bool]
 
 @dataclass(kw_only=True, eq=False)
 class LoadedModel:
-    """A model ready to answer. `scaling` is what a method put on it, or None under the model's own RoPE."""
+    """A model ready to answer. `scaling` is what a method put on it, or None under the model's own RoPE.
+
+    switch: the RoPE that generations begin under and when they leave it, where a method changes it on the way.
+    """
 
     hf: Any
     tokenizer: Any
@@ -43,7 +48,9 @@ class LoadedModel:
     eos_ids: frozenset[int]
     limits: Limits
     scaling: RopeScaling | None = None
+    switch: Switch | None = None
     cache: Cache | None = None  # kept from the last requests for the next ones
+    held: HeldWeights | None = None  # of the trained checkpoint that was applied last
 
     @property
     def regime(self) -> Regime:
@@ -142,7 +149,7 @@ def load_tokenizer(request: ModelRequest) -> Any:
     from transformers import AutoTokenizer
 
     folder, gguf = _folder(request)
-    with _plain_errors(request), _quiet():
+    with _plain_errors(request), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=request.trust_remote_code, local_files_only=True, **gguf
         )
@@ -184,7 +191,7 @@ def _weights(request: ModelRequest) -> Any:
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["use_safetensors"] = True
-    with _plain_errors(request), _quiet():
+    with _plain_errors(request), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, request.dtype),
@@ -270,7 +277,7 @@ def _plain_errors(request: ModelRequest) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers' own progress bars and notices are off: what matters of them is raised here."""
     from transformers.utils import logging
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError, did_you_mean
 from harness.models.files import read_config, read_json
-from harness.models.shipped_rope import SHIPPED, Facts
+from harness.models.shipped_rope import SHIPPED, Facts, changes_with_length
 from harness.types import JSON
 from methods.base import RopeSpec
 from methods.rope import default_inv_freq
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from harness.models.request import ModelRequest
 
 _STATEMENT = ("rope_theta", "rotary_dim", "original_max_position_embeddings")
-_BY_LENGTH = ("dynamic", "longrope", "su")  # `su`: the first name of longrope
-_WITH_ORIGINAL = ("longrope", "su", *(name for name, shipped in SHIPPED.items() if shipped.reads_original))
+_WITH_ORIGINAL = tuple(name for name, shipped in SHIPPED.items() if shipped.reads_original)
 # Model types that rotate whole heads unless their configuration says otherwise; others are asked of transformers.
 _WHOLE_HEAD = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")
 _EXAMPLES = {
@@ -204,9 +203,9 @@ def _spec(facts: Facts, override: Facts, where: str) -> RopeSpec:
     )
     try:
         method = SHIPPED[rope_type].method(facts)
+        own = method.rope_scaling(plain, seq_len=plain.original_max_position_embeddings)
     except ValueError as error:
         raise RequestError(f"{where}: rope_type '{rope_type}': {error}") from error
-    own = method.rope_scaling(plain, seq_len=plain.original_max_position_embeddings)
     # The window of a model that was trained with its scaling is what the scaling reached.
     if SHIPPED[rope_type].reads_original:
         plain = replace(plain, original_max_position_embeddings=int(reached or original * facts["factor"]))
@@ -214,7 +213,7 @@ def _spec(facts: Facts, override: Facts, where: str) -> RopeSpec:
 
 
 def _check_type(rope_type: str, facts: Facts, where: str) -> None:
-    if rope_type in _BY_LENGTH:
+    if changes_with_length({**facts, "rope_type": rope_type}):
         window = facts.get("original_max_position_embeddings") or facts.get("max_position_embeddings")
         raise RequestError(
             f"{where}: its RoPE ('{rope_type}') changes with the length of a request: to start from the unscaled one "

@@ -1,10 +1,13 @@
 """The scalings that a checkpoint may ship with, by the `rope_type` of its configuration."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.types import JSON
-from methods.base import AbstractRopeMethod
+from methods.base import AbstractRopeMethod, RopeScaling, RopeSpec
 from methods.llama3 import Llama3
 from methods.position_interpolation import PositionInterpolation
 from methods.vanilla import Vanilla
@@ -48,6 +51,43 @@ def _yarn(facts: Facts) -> AbstractRopeMethod:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _OneList(AbstractRopeMethod):
+    """`longrope` with the same factors inside the window and beyond it: one RoPE at every length."""
+
+    uses_target = False
+
+    factors: tuple[float, ...]
+    attention_factor: float
+
+    def rope_scaling(self, rope: RopeSpec, *, seq_len: int) -> RopeScaling:
+        """The RoPE for a request of `seq_len` tokens."""
+        if len(self.factors) != len(rope.inv_freq_P):
+            raise ValueError(f"it has {len(self.factors)} factors: it should be {len(rope.inv_freq_P)}, one a pair")
+        return rope.rescaled(np.array(self.factors), self.attention_factor)
+
+
+def changes_with_length(facts: Facts) -> bool:
+    """Whether a scaling gives requests of different lengths different frequencies."""
+    if facts["rope_type"] in LONGROPE:
+        return bool(facts.get("long_factor") != facts.get("short_factor"))
+    return bool(facts["rope_type"] == "dynamic")
+
+
+def _longrope(facts: Facts) -> AbstractRopeMethod:
+    """Source: transformers 5.23 modeling_rope_utils.py, `_compute_longrope_parameters`."""
+    if not facts.get("long_factor"):
+        raise ValueError("its factors can only stand in the model's own configuration")
+    window, stated = facts.get("original_max_position_embeddings"), facts.get("attention_factor")
+    if not window:
+        raise ValueError("the configuration does not say original_max_position_embeddings")
+    ratio = facts.get("factor") or facts["max_position_embeddings"] / window
+    su = math.sqrt(1 + math.log(ratio) / math.log(window)) if ratio > 1 else 1.0
+    return _OneList(factors=tuple(facts["long_factor"]), attention_factor=su if stated is None else stated)
+
+
+LONGROPE = ("longrope", "su")  # `su`: its first name
+
 SHIPPED: dict[str, Shipped] = {
     "default": Shipped(method=lambda facts: Vanilla()),
     "linear": Shipped(method=lambda facts: PositionInterpolation(factor=facts["factor"]), needs=("factor",)),
@@ -58,4 +98,5 @@ SHIPPED: dict[str, Shipped] = {
         takes=("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
         reads_original=True,
     ),
+    **dict.fromkeys(LONGROPE, Shipped(method=_longrope, reads_original=True)),
 }

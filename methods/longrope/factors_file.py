@@ -1,8 +1,9 @@
 """Rescale factors from a file: our JSON, or the `config.json` of a model with `longrope` scaling.
 
 Ours is one table: `rescale_factors` (or `long_factor`), one for each rotary pair, highest frequency first; and, where
-known, `short_factor`, `attention_factor`, `rotary_dim` (or `head_dim`, where the whole head turns), `rope_theta`,
-`original_max_position_embeddings`, `target_length`, `source`. Other keys are notes.
+known, `short_factor`, `attention_factor`, `start_tokens`, `short_start_tokens`, `rotary_dim` (or `head_dim`, where the
+whole head turns), `rope_theta`, `original_max_position_embeddings`, `target_length`, `source`. A `schema_version` says
+how to read it, a `weights_sha256` ties it to one set of weights. Other keys are notes.
 """
 
 import difflib
@@ -23,6 +24,8 @@ _NAMES = {
     "long_factor": "rescale_factors",
     "short_factor": "short_factor",
     "attention_factor": "attention_factor",
+    "start_tokens": "start_tokens",
+    "short_start_tokens": "short_start_tokens",
     "rotary_dim": "rotary_dim",
     "head_dim": "rotary_dim",
     "rope_theta": "rope_theta",
@@ -33,7 +36,10 @@ _NAMES = {
     "L_target": "target_length",
     "factor": "ratio",
     "source": "source",
+    "schema_version": "schema_version",
+    "weights_sha256": "weights_sha256",
 }
+SCHEMA_VERSION = 1  # of what a search writes and this module reads; a list without one is read the same way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,10 @@ class RescaleFactors:
     """The contents of a factors file; None where the file does not say.
 
     rescale_factors: one for each rotary pair, for lengths beyond the window. short_factor: the same, inside it.
+    start_tokens: of a request beyond the window the first so many positions keep the original frequencies.
+    short_start_tokens: the same, of a request inside it.
     ratio: the extension ratio, where the file states it apart from the lengths.
+    weights_sha256: the only weights they may be put on; as `harness.models.request.identity` gives it.
     """
 
     name: str
@@ -49,11 +58,14 @@ class RescaleFactors:
     rescale_factors: tuple[float, ...]
     short_factor: tuple[float, ...] | None = None
     attention_factor: float | None = None
+    start_tokens: int = 0
+    short_start_tokens: int = 0
     rotary_dim: int | None = None
     rope_theta: float | None = None
     original_max_position_embeddings: int | None = None
     target_length: int | None = None
     ratio: float | None = None
+    weights_sha256: str | None = None
 
     def extension_ratio(self, rope: RopeSpec) -> float | None:
         """The ratio the factors were made for; None where the file does not say."""
@@ -73,6 +85,14 @@ class RescaleFactors:
             raise RequestError(
                 f"factors '{self.name}': there are {len(self.rescale_factors)}, the model has "
                 f"{len(rope.inv_freq_P)} rotary pairs: it should be one factor a pair"
+            )
+
+    def check_weights(self, sha256: str) -> None:
+        """Raises RequestError where the file is tied to other weights than these."""
+        if self.weights_sha256 not in (None, sha256):
+            raise RequestError(
+                f"factors '{self.name}' are for weights_sha256 = {self.weights_sha256}, the model's are {sha256}: they "
+                "should be equal; without that key the factors fit every model of the same RoPE"
             )
 
 
@@ -178,6 +198,13 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     ratio = _number(values, "ratio", where)
     if ratio is not None and ratio < 1:
         raise RequestError(f"{where}: factor = {ratio:g}: it should be at least 1")
+    if values.get("schema_version") not in (None, SCHEMA_VERSION):
+        raise RequestError(
+            f"{where}: schema_version = {values['schema_version']!r}: it should be {SCHEMA_VERSION}, what is read here"
+        )
+    tied_to = values.get("weights_sha256")
+    if tied_to is not None and not isinstance(tied_to, str):
+        raise RequestError(f"{where}: weights_sha256 = {tied_to!r}: it should be a text")
     return {
         "rescale_factors": factors,
         "short_factor": short,
@@ -187,6 +214,8 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         "rotary_dim": _whole(values, "rotary_dim", where),
         "original_max_position_embeddings": _whole(values, "original_max_position_embeddings", where),
         "target_length": _whole(values, "target_length", where),
+        **{key: _start_tokens(values, key, where) for key in ("start_tokens", "short_start_tokens")},
+        "weights_sha256": tied_to,
     }
 
 
@@ -209,6 +238,10 @@ def _whole(table: Mapping[str, Any], key: str, where: str) -> int | None:
     if number is not None and number != int(number):
         raise RequestError(f"{where}: {key} = {number:g}: it should be a whole number")
     return None if number is None else int(number)
+
+
+def _start_tokens(table: Mapping[str, Any], key: str, where: str) -> int:
+    return 0 if table.get(key) == 0 else _whole(table, key, where) or 0
 
 
 def _positive(value: Any, where: str) -> float:

@@ -1,9 +1,10 @@
 """LongRoPE and LongRoPE2: factors from a file, and LongRoPE2's shape in closed form."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -17,14 +18,19 @@ from methods.rope import AttentionPolicy, attention_factor, check_attention, ntk
 class AbstractFactorsMethod(AbstractRopeMethod):
     """A method whose factors stand in a file.
 
-    factors: the name of a packaged list, or the path of a file.
+    factors: the name of a packaged list, or the path of a file, such as the `factors.json` of a search.
     attention: by default what the file states, else `su`.
+    switch: when a request that begins inside the window and grows beyond it leaves the RoPE of the inside. `request`:
+        before its first token, as prompt and new tokens together need more than the window. `live`: once its sequence
+        has one token more than the window; its cache is computed anew then, once (arXiv:2502.20082 appendix B).
+        Scoring, where nothing is written, is as under `request`.
     The file was made for one target. So the extension ratio, which moves the attention factor alone, is `factor` where
     given, else the file's; `target_length` counts where the file names none.
     """
 
     factors: str = field(metadata={"path": True})
     attention: AttentionPolicy | None = None
+    switch: Literal["request", "live"] = "request"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +49,18 @@ class AbstractFactorsMethod(AbstractRopeMethod):
     def extension_ratio(self, rope: RopeSpec, seq_len: int) -> float:
         """The ratio that the attention factor follows; at least 1."""
         return self.factor or self.contents.extension_ratio(rope) or super().extension_ratio(rope, seq_len)
+
+    def applied(self, model: Any, *, seq_len: int) -> AbstractContextManager[Any]:
+        """The model with this RoPE in place of its own, until the block ends. Raises RequestError for other weights."""
+        if self.contents.weights_sha256 is not None:
+            from harness.models.request import identity
+
+            self.contents.check_weights(identity(model.request)["weights"])
+        return super().applied(model, seq_len=seq_len)
+
+    def _beyond_window(self, rope: RopeSpec, seq_len: int) -> RopeScaling:
+        scaling = rope.rescaled(np.array(self.contents.rescale_factors), self._attention_factor(rope, seq_len))
+        return replace(scaling, start_tokens=self.contents.start_tokens)
 
     def _attention_factor(self, rope: RopeSpec, seq_len: int) -> float:
         if self.attention is None and self.contents.attention_factor is not None:
@@ -69,9 +87,10 @@ class LongRoPE(AbstractFactorsMethod):
     def rope_scaling(self, rope: RopeSpec, *, seq_len: int) -> RopeScaling:
         """The RoPE for a request of `seq_len` tokens; raises RequestError where the file is for another model."""
         self.contents.check(rope)
-        beyond = seq_len > rope.original_max_position_embeddings
-        factors = self.contents.rescale_factors if beyond else self.contents.short_factor
-        return rope.rescaled(np.array(factors), self._attention_factor(rope, seq_len))
+        if seq_len > rope.original_max_position_embeddings:
+            return self._beyond_window(rope, seq_len)
+        scaling = rope.rescaled(np.array(self.contents.short_factor), self._attention_factor(rope, seq_len))
+        return replace(scaling, start_tokens=self.contents.short_start_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +116,7 @@ class LongRoPE2(AbstractFactorsMethod):
         """The RoPE for a request of `seq_len` tokens; raises RequestError where the file is for another model."""
         self.contents.check(rope)
         if seq_len > rope.original_max_position_embeddings:
-            return rope.rescaled(np.array(self.contents.rescale_factors), self._attention_factor(rope, seq_len))
+            return self._beyond_window(rope, seq_len)
         if self.attention_inside_window == "extended":
             return rope.rescaled(1.0, self._attention_factor(rope, seq_len))
         return rope.rescaled(1.0)

@@ -1,5 +1,11 @@
 """RoPEs for the tests, and a method of every name in the catalogue that fits LLaMA3-8B."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
 from harness.catalogue import build, resolve
 from methods import CATALOGUE
 from methods.base import AbstractRopeMethod, RopeSpec
@@ -28,9 +34,32 @@ REQUIRED = {
 }
 
 
+def required(name: str) -> dict:
+    return {"path": checkpoint()} if name == "checkpoint" else REQUIRED.get(name, {})
+
+
 def make(name: str, **settings) -> AbstractRopeMethod:
     cls = resolve("method", CATALOGUE.get(name, name))  # by its place: a search of installed packages takes long
-    return build(cls, REQUIRED.get(name, {}) | settings, where=f"method '{name}'")
+    return build(cls, required(name) | settings, where=f"method '{name}'")
+
+
+@cache
+def checkpoint() -> str:
+    """An exported folder for LLaMA3-8B; its weights are never read."""
+    from safetensors.numpy import save_file
+
+    from methods.longrope.training.export import rope_facts, training_facts, write_facts
+    from methods.longrope.training.trained_rope import TrainedRope
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    method, target = make("longrope2"), 131072
+    trained = TrainedRope.of(method, LLAMA3, target_length=target, short_rope="original")
+    facts = rope_facts(folder, trained, LLAMA3, "longrope2", method, target)
+    rest = {"base": {"label": "llama3-8b"}, "dtype": "bfloat16", "measured": [], "limits": []}
+    write_facts(folder, {**facts, **rest, "training": training_facts({}, None)})
+    save_file({"a": LLAMA3.inv_freq_P}, folder / "model.safetensors")
+    return str(folder)
 
 
 def made_with_target(name: str, target_length: int) -> AbstractRopeMethod:

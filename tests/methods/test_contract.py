@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "any model": {
         "longrope": "a factors file fits one model",
         "longrope2": "a factors file fits one model",
+        "checkpoint": "it fits the model that it was trained from",
     },
 }
 

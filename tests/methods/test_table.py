@@ -56,3 +56,16 @@ def test_a_switched_off_pair_is_null_in_json_and_infinite_to_the_eye():
 def test_refuses_a_length_that_is_none():
     with pytest.raises(RequestError, match="seq_len = -5: it should be a positive number of tokens"):
         rope_table(make("yarn"), LLAMA3, seq_len=-5)
+
+
+def test_start_tokens_are_told_and_kept_by_a_method_on_top(tmp_path):
+    file = tmp_path / "factors.json"
+    file.write_text(json.dumps({"rescale_factors": [2.0] * 32, "attention_factor": 1.1, "start_tokens": 8}))
+    for method in (
+        make("longrope2", factors=str(file)),
+        make("resonance", on="longrope2", on_params={"factors": str(file)}),
+    ):
+        table = rope_table(method, TINY, seq_len=1024)
+        assert table["start_tokens"] == 8
+        assert "the first 8 positions turn as before" in " ".join(printed(table).split())
+    assert rope_table(make("yarn"), TINY, seq_len=1024)["start_tokens"] == 0

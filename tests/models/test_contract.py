@@ -12,6 +12,9 @@ from harness.models.request import ModelRequest
 from harness.models.scoring import score_segments
 from harness.types import Example, Segment
 from methods import CATALOGUE
+from methods.longrope.methods import LongRoPE2
+from methods.longrope.trained import TrainedCheckpoint
+from tests.methods.longrope.training.exported import exported, factors_file
 from tests.models.zoo import chunked
 
 WINDOW = 512
@@ -19,13 +22,23 @@ LONG = 600
 
 FACTORS = {"rescale_factors": [2.0 ** (pair / 31) for pair in range(32)], "short_factor": [1.0] * 32}
 
-# The settings that a method cannot do without; `FACTORS` stands for a file that holds them.
+CHECKPOINT = object()
+
+# The settings that a method cannot do without; `FACTORS` stands for a file that holds them, `CHECKPOINT` for a folder.
 SETTINGS = {
     "abf": {"rope_theta": 1e6},
     "resonance": {"on": "yarn"},
     "longrope": {"factors": FACTORS, "factor": 2.0},
     "longrope2": {"factors": FACTORS, "factor": 2.0},
+    "checkpoint": {"path": CHECKPOINT},
 }
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_llama, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("trained")
+    method = LongRoPE2(factors=factors_file(folder))
+    return str(exported(folder / "out", tiny_llama, method, name="longrope2", target_length=1024))
 
 
 @pytest.fixture(params=CATALOGUE)
@@ -35,6 +48,8 @@ def method(request, tmp_path):
         if value is FACTORS:
             value = tmp_path / "factors.json"
             value.write_text(json.dumps(FACTORS))
+        if value is CHECKPOINT:
+            value = request.getfixturevalue("checkpoint")
         settings[key] = str(value) if key == "factors" else value
     return build(resolve("method", request.param), settings, where=f"method '{request.param}'")
 
@@ -92,6 +107,8 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(tiny_llama, method, 
 def test_is_the_unmodified_model_inside_the_window_where_it_says_so(tiny_llama, method, prompt):
     if not method.original_inside_window:
         pytest.skip("the method does not promise it")
+    if isinstance(method, TrainedCheckpoint):
+        pytest.skip("its RoPE is the unmodified model's there, its weights are others")
     expected = logits(tiny_llama, prompt[:WINDOW])
     with method.applied(tiny_llama, seq_len=WINDOW):
         assert tiny_llama.regime == "original"

@@ -179,6 +179,20 @@ def test_the_same_rope_is_retained_for_certain_and_a_rescaled_one_is_not():
     assert only(summary["retention"], method="position_interpolation", group="all")["verdict"] == "lost"
 
 
+def test_other_weights_under_the_same_rope_are_another_computation():
+    """A trained checkpoint runs under the original RoPE inside the window: equal scores there prove no equality."""
+    answers = [1, 1, 1, 0, 1]
+    run = needle({("vanilla", "keys1", 512): answers, ("yarn", "keys1", 512): answers})
+    same = only(tables.summary(run)["retention"], group="all")
+    assert (same["low"], same["high"]) == (1.0, 1.0)
+    for cell in run.manifest["cells"]:
+        if cell["method"] == "yarn":
+            cell["artifacts"] = {"checkpoint_weights": "0" * 64}
+    trained = only(tables.summary(run)["retention"], group="all")
+    assert trained["retention"] == 1.0
+    assert trained["low"] < 1.0 < trained["high"]
+
+
 def test_retention_over_all_is_the_mean_of_the_suites():
     rows = [r for r in tables.summary(rich())["retention"] if r["method"] == "yarn"]
     suites = [r["retention"] for r in rows if r["group"] != "all"]

@@ -1,0 +1,80 @@
+"""What a person sees while a search goes on: a live bar in a terminal, a line a question anywhere else."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from methods.longrope.search.loop import Status
+
+
+class SearchProgress:
+    """Follows a search. The estimate of what is left goes by what was spent since this process began."""
+
+    def __init__(self, budget: float, console: Console) -> None:
+        self._console = console
+        self._began: tuple[float, float] | None = None  # seconds, forward-equivalents
+        self._n_asks = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[spent]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=budget, spent="", left="")
+
+    @contextmanager
+    def shown(self) -> Iterator["SearchProgress"]:
+        """The live display, until the block ends."""
+        with self._bar:
+            yield self
+
+    def says(self, what: str) -> None:
+        """What is done beside the search."""
+        self._bar.update(self._task, description=what)
+        self._line(what)
+
+    def follows(self, status: Status) -> None:
+        """Where the search is; anywhere but in a terminal a line for each question."""
+        spent, left = f"{status.spent:.4g} of {status.budget:.4g} spent", self._estimate(status)
+        losses = _losses(status)
+        self._bar.update(
+            self._task,
+            description=f"{losses}, {status.done}/{status.asked} {status.stage}",
+            completed=min(status.spent, status.budget),
+            spent=spent,
+            left=left,
+        )
+        if status.n_asks != self._n_asks:
+            self._n_asks = status.n_asks
+            self._line(f"{spent}, {left}: {losses}; question {status.n_asks}, {status.asked} {status.stage}")
+
+    def _estimate(self, status: Status) -> str:
+        now = time.monotonic()
+        self._began = self._began or (now, status.spent)
+        spent = status.spent - self._began[1]
+        if spent <= 0:
+            return "no estimate yet"
+        seconds = (now - self._began[0]) * (status.budget - status.spent) / spent
+        if seconds >= 3600:
+            return f"at most {seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min left"
+        return f"at most {seconds // 60:.0f} min {seconds % 60:.0f} s left"
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _losses(status: Status) -> str:
+    best = "no loss yet" if status.best_loss is None else f"best loss {status.best_loss:.4g}"
+    tests = [
+        f"{loss:.4g} {who}"
+        for loss, who in ((status.test_loss, "best"), (status.yarn_test_loss, "YaRN"))
+        if loss is not None
+    ]
+    return f"{best} (test: {', '.join(tests)})" if tests else best

@@ -1,0 +1,193 @@
+"""The stages of the gradient search, as one generator of questions that is sent their answers."""
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from harness.errors import RequestError
+from methods.longrope.search.candidate import Candidate
+from methods.longrope.search.descent import Descent
+from methods.longrope.search.evaluator import Ask, Draw, Measured
+from methods.longrope.search.space import Problem
+from methods.longrope.search.starts import closed_forms
+
+if TYPE_CHECKING:
+    from methods.longrope.search.fast import FastSearch
+
+Ranked = tuple[Candidate, float]
+Asking = Generator[Ask, Sequence[Measured], list[Ranked]]
+
+# Shares of the budget: the race of closed forms, that of descents, the last choice. Other steps have the rest.
+_RACE, _COMPARISON, _CHOICE = 0.2, 0.25, 0.2
+_N_RUNGS = 3  # of the race, which cost the same
+_ONE_OF = 4  # of so many, a rung keeps one
+_MOST_BATCHES = 32  # of a rung: beyond, the ranking is good enough
+_FEWEST_STARTS, _FEWEST_KEPT, _FEWEST_STEPS = 6, 2, 4
+_N_CLOSED_FORMS = 2  # of the race that stand in the last choice, beside YaRN
+_MOST_FINALISTS = _N_CLOSED_FORMS + 1 + 4
+_STEPS_APART = 12  # of a descent, before descents are compared; a budget for fewer tries fewer of them
+_LAST_RATE = 0.1  # the learning rate falls to this share of itself
+
+
+class GradientSearch:
+    """One search. `steps` may be run once.
+
+    ranking: the best so far. spent: forward-equivalents asked for.
+    Raises RequestError, saying the least, for a budget that does not hold the fewest questions of every stage.
+    """
+
+    def __init__(self, settings: "FastSearch", problem: Problem) -> None:
+        if problem.readjusts is not None:
+            raise RequestError("algorithm 'fast' readjusts no factors for shorter lengths: 'longrope' does")
+        self.ranking: list[Ranked] = []
+        self.spent = 0.0
+        self._settings, self._problem, self._target = settings, problem, problem.target_length
+        self._n_draws = 0
+        self._n_batch = settings.documents_a_step or max(1, problem.n_documents // 4)
+        self._n_batches = max(1, problem.n_documents // self._n_batch)  # of an evaluation
+        short = max(problem.window, round(settings.short_share * self._target))
+        self._short = min(short, self._target)
+        self._step_cost = problem.unit.gradient_passes * self._cost(self._target)
+        least = self._least()
+        if problem.budget < least:
+            raise RequestError(
+                f"budget = {problem.budget:g}: algorithm 'fast' needs {least:.4g} forward-equivalents at least where a "
+                f"step takes {self._n_batch} of n_documents = {problem.n_documents}"
+            )
+
+    def steps(self) -> Generator[Ask, Sequence[Measured], None]:
+        """Every question, to the end; answers are sent."""
+        starts = yield from self._race()
+        best = yield from self._compare(starts)
+        found = [] if best is None else (yield from self._descend(best))
+        yield from self._choose([*found, *starts[:_N_CLOSED_FORMS], self._yarn])
+
+    def _race(self) -> Generator[Ask, Sequence[Measured], list[Candidate]]:
+        """The closed forms, best first: a rung measures ever fewer of them, on ever more documents."""
+        spend = _RACE / _N_RUNGS * self._problem.budget
+        kept = closed_forms(self._problem, self._settings.attentions)
+        self._yarn = kept[0]
+        n = min(len(kept), max(int(spend / self._cost(self._short)), _FEWEST_STARTS))
+        for rung in range(_N_RUNGS):
+            seq_len = self._target if rung else self._short
+            n_affordable = int(spend / self._cost(seq_len))
+            kept = kept[: max(min(n // _ONE_OF**rung, n_affordable), _FEWEST_KEPT)]
+            if not kept:
+                break
+            n_batches = min(n_affordable // len(kept), _MOST_BATCHES if self._problem.fresh else self._n_batches)
+            kept = [candidate for candidate, _ in (yield from self._measured(kept, seq_len, n_batches))]
+        return kept
+
+    def _compare(self, starts: list[Candidate]) -> Generator[Ask, Sequence[Measured], Descent | None]:
+        """Descents from starts of different shapes; the one whose mean is best on the same documents."""
+        shapes: dict[tuple[float, ...], Candidate] = {}
+        for candidate in starts:
+            shapes.setdefault(candidate.rescale_factors, candidate)
+        look = self._n_batches * self._cost(self._target)
+        one = _STEPS_APART * self._step_cost + look
+        spend = _COMPARISON * self._problem.budget
+        n = min(max(int(spend / one), 1), self._settings.n_descents, len(shapes))
+        descents = [self._descent(start) for start in list(shapes.values())[:n]]
+        if n < 2:
+            return descents[0] if descents else None
+        for _ in range(int((spend / n - look) / self._step_cost)):
+            draw = self._draw(self._target)
+            for descent in descents:
+                yield from self._step(descent, draw)
+        means = {descent.mean.key: descent for descent in descents}
+        ranked = yield from self._measured([d.mean for d in means.values()], self._target, self._n_batches)
+        return means[ranked[0][0].key] if ranked else None
+
+    def _descend(self, descent: Descent) -> Generator[Ask, Sequence[Measured], list[Candidate]]:
+        """The other steps, from one place: the mean at their beginning, half-way and end, and the last iterate."""
+        problem = self._problem
+        choice = min(_CHOICE * problem.budget, _MOST_FINALISTS * self._held_out_cost(self._settings.n_held_out))
+        n_steps = int((problem.budget - choice - self.spent) / self._step_cost)
+        means = [descent.mean]
+        for i in range(n_steps):
+            share = 1 - (1 - _LAST_RATE) * i / n_steps
+            yield from self._step(descent, self._draw(self._target), share)
+            self.ranking = [(descent.mean, descent.loss)]
+            if i == n_steps // 2:
+                means.append(descent.mean)
+        return [descent.mean, descent.candidate, *means]
+
+    def _step(self, descent: Descent, draw: Draw, share: float = 1.0) -> Generator[Ask, Sequence[Measured], None]:
+        (measured,) = yield from self._asked(Ask(candidates=(descent.candidate,), draw=draw, measure="gradient"))
+        descent.tell(measured, share)
+
+    def _choose(self, finalists: Iterable[Candidate]) -> Generator[Ask, Sequence[Measured], None]:
+        """The last question: the finalists on as many held-out documents as the rest of the budget holds."""
+        distinct = list({candidate.key: candidate for candidate in finalists if candidate.is_sound}.values())
+        harms: dict[str, float] = {}
+        if self._settings.short_guard is not None:
+            harms = yield from self._harms(distinct)
+        left = self._problem.budget - self.spent
+        n = min(int(left / (len(distinct) * self._held_out_cost(1))), self._settings.n_held_out)
+        draw = self._problem.draw("held_out", n_documents=n)
+        measured = yield from self._asked(Ask(candidates=tuple(distinct), draw=draw))
+        found = [(c, m.loss) for c, m in zip(distinct, measured, strict=True) if not m.failed]
+        self.ranking = sorted(_ranked(found), key=lambda one: harms.get(one[0].key, 0.0))
+
+    def _harms(self, finalists: list[Candidate]) -> Generator[Ask, Sequence[Measured], dict[str, float]]:
+        """By how much each is worse inside the window than allowed, in nats a token; 0 where it is not."""
+        ask = self._guarding([self._problem.vanilla(), *finalists])
+        own, *measured = yield from self._asked(ask)
+        if own.failed:
+            return {}
+        allowed = own.loss + (self._settings.short_guard or 0.0)
+        return {
+            candidate.key: float("inf") if m.failed else max(m.loss - allowed, 0.0)
+            for candidate, m in zip(finalists, measured, strict=True)
+        }
+
+    def _guarding(self, candidates: Sequence[Candidate]) -> Ask:
+        draw = Draw(split="held_out", seq_len=self._problem.window, n_documents=self._problem.n_documents)
+        return Ask(candidates=tuple(candidates), draw=draw, measure="short_loss")
+
+    def _measured(self, candidates: list[Candidate], seq_len: int, n_batches: int) -> Asking:
+        """The candidates by their mean loss on the same documents; one whose loss is not finite is out."""
+        sums = dict.fromkeys(candidates, 0.0)
+        for i in range(n_batches):
+            if not sums:
+                break
+            measured = yield from self._asked(Ask(candidates=tuple(sums), draw=self._draw(seq_len)))
+            told = zip(list(sums.items()), measured, strict=True)
+            sums = {candidate: total + m.loss for (candidate, total), m in told if not m.failed}
+            if seq_len == self._target:
+                self.ranking = _ranked((candidate, total / (i + 1)) for candidate, total in sums.items())
+        return _ranked(sums.items())
+
+    def _asked(self, ask: Ask) -> Generator[Ask, Sequence[Measured], Sequence[Measured]]:
+        self.spent += self._problem.cost(ask)
+        return (yield ask)
+
+    def _draw(self, seq_len: int) -> Draw:
+        """The next few documents; of fixed ones, round and round."""
+        block = self._n_draws if self._problem.fresh else self._n_draws % self._n_batches
+        self._n_draws += 1
+        return Draw(block=block, seq_len=seq_len, n_documents=self._n_batch)
+
+    def _descent(self, start: Candidate) -> Descent:
+        settings = self._settings
+        return Descent(start, learning_rate=settings.learning_rate, moves_attention=settings.attention == "searched")
+
+    def _cost(self, seq_len: int) -> float:
+        """Of one candidate on the documents of a step."""
+        return self._n_batch * seq_len / self._problem.unit.n_tokens
+
+    def _held_out_cost(self, n_documents: int) -> float:
+        return n_documents * self._target / self._problem.unit.n_tokens
+
+    def _least(self) -> float:
+        """The budget whose shares hold the fewest questions of every stage."""
+        at_target = self._cost(self._target)
+        rung = max(_FEWEST_STARTS * self._cost(self._short), _FEWEST_KEPT * at_target)
+        choice = _MOST_FINALISTS * self._held_out_cost(1)
+        if self._settings.short_guard is not None:
+            choice += self._guarding([self._problem.yarn()] * (_MOST_FINALISTS + 1)).cost(self._problem.unit)
+        steps = _FEWEST_STEPS * self._step_cost
+        return max(rung * _N_RUNGS / _RACE, choice / _CHOICE, steps / (1 - _RACE - _COMPARISON - _CHOICE))
+
+
+def _ranked(found: Iterable[Ranked]) -> list[Ranked]:
+    return sorted(found, key=lambda one: one[1])
