@@ -10,10 +10,9 @@ demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under se
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
 
 # Each training goes on where it was stopped; one that is finished does nothing.
-train-tiny: $(VENV)/.train $(VENV)/.essays  ## train the embedded model three ways, 512 to 4096 tokens, and evaluate them
+train-tiny: $(VENV)/.train $(VENV)/.essays  ## train the embedded model with and without mixing, and evaluate both
 	$(BIN)/python run_bench.py train tiny --out trainings/tiny
 	$(BIN)/python run_bench.py train tiny-long-only --out trainings/tiny-long-only
-	$(BIN)/python run_bench.py train tiny-yarn --out trainings/tiny-yarn
 	$(BIN)/python run_bench.py run trained-tiny --out runs/trained-tiny
 
 test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite

@@ -35,6 +35,8 @@ class TrainedCheckpoint:
     segments were trained under it; everywhere else it is that of the trained method at the target length, whatever the
     request's own length.
     path: a folder that `train` exported, for the model that it was trained from and no other.
+    inside_window: `original` reads requests inside the window under the original RoPE also where the weights were
+        trained under another there.
     switch: as of `longrope2`, for a checkpoint that has two RoPEs.
     Memory: the weights of the checkpoint that was applied last stay beside the base model's, on its device and in its
     dtype. So it is twice the base model's weights, however many checkpoints a run has.
@@ -47,12 +49,14 @@ class TrainedCheckpoint:
     uses_target: ClassVar[bool] = False
 
     path: str = field(metadata={"path": True})
+    inside_window: Literal["trained", "original"] = "trained"
     switch: Literal["request", "live"] = "request"
 
     def __post_init__(self) -> None:
         # A bad folder is found when the method is built, and what it says of itself is the method's.
         object.__setattr__(self, "version", type(self).version + self.inner.version - 1)
-        object.__setattr__(self, "original_inside_window", self.facts["rope"]["inside_window"] == "original")
+        is_original = "original" in (self.inside_window, self.facts["rope"]["inside_window"])
+        object.__setattr__(self, "original_inside_window", is_original)
         if self.switch == "live" and not self.original_inside_window:
             raise ValueError("switch = 'live': this checkpoint has one RoPE for all lengths; leave it out")
 

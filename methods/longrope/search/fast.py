@@ -23,13 +23,17 @@ class FastSearch:
 
     1. YaRN, PI, NTK and a grid of LongRoPE2's shapes, first on short documents, the better ones on ever more long ones.
     2. Adam on monotone factors and the attention factor, from a few starts, then from the best of them.
-    3. The last iterate, means of iterates, and the best closed forms, on the same held-out documents.
-    The budget is shared 20, 60 and 20 %; documents are drawn anew for each question, unless they are fixed.
+    3. Where `polish` is set: mutations of the iterates' mean by LongRoPE2's operator.
+    4. The last iterate, means of iterates, what the polish found, and the best closed forms, on the same held-out
+       documents.
+    The race and the last choice have 20 % of the budget each; documents are drawn anew for each question, unless they
+    are fixed.
 
     documents_a_step: of a gradient step, and of the race's smallest question; a quarter of an evaluation's by default.
     learning_rate: of a rise of the log factors; it falls to a tenth over the last descent.
     n_descents: the most starts that gradient steps are tried from; a small budget tries fewer.
     short_share: the length of the race's first documents over the target's, but at least the window.
+    polish: its share of the budget.
     attention: `searched`, or fixed for all candidates to a policy or a number.
     n_held_out: the most held-out documents of the last choice.
     short_guard: the last choice puts behind the others what raises the loss of plain text inside the window by more
@@ -43,6 +47,7 @@ class FastSearch:
     learning_rate: float = 0.04
     n_descents: int = 3
     short_share: float = 0.25
+    polish: float = 0.0
     attention: Literal["searched", "none", "su", "yarn"] | float = "searched"
     n_held_out: int = 256
     short_guard: float | None = None
@@ -56,6 +61,8 @@ class FastSearch:
             raise ValueError(f"learning_rate = {self.learning_rate:g}: it should be above 0 and at most 1")
         if not 0 < self.short_share <= 1:
             raise ValueError(f"short_share = {self.short_share:g}: it should be above 0 and at most 1")
+        if not 0 <= self.polish <= 0.25:
+            raise ValueError(f"polish = {self.polish:g}: it should be a share of the budget, from 0 to 0.25")
         if self.short_guard is not None and not 0 <= self.short_guard < math.inf:
             raise ValueError(f"short_guard = {self.short_guard:g}: it should be 0 or more nats a token")
         check_attention(None if self.attention == "searched" else self.attention)

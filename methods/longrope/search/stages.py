@@ -1,12 +1,16 @@
 """The stages of the gradient search, as one generator of questions that is sent their answers."""
 
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from harness.errors import RequestError
 from methods.longrope.search.candidate import Candidate
 from methods.longrope.search.descent import Descent
 from methods.longrope.search.evaluator import Ask, Draw, Measured
+from methods.longrope.search.operators import Box, mutate
 from methods.longrope.search.space import Problem
 from methods.longrope.search.starts import closed_forms
 
@@ -23,6 +27,8 @@ _ONE_OF = 4  # of so many, a rung keeps one
 _MOST_BATCHES = 32  # of a rung: beyond, the ranking is good enough
 _FEWEST_STARTS, _FEWEST_KEPT, _FEWEST_STEPS = 6, 2, 4
 _N_CLOSED_FORMS = 2  # of the race that stand in the last choice, beside YaRN
+_N_POLISHED = 2  # mutations that do
+_MUTATION = 0.3  # of a factor, as in arXiv:2502.20082
 _MOST_FINALISTS = _N_CLOSED_FORMS + 1 + 4
 _STEPS_APART = 12  # of a descent, before descents are compared; a budget for fewer tries fewer of them
 _LAST_RATE = 0.1  # the learning rate falls to this share of itself
@@ -59,6 +65,7 @@ class GradientSearch:
         starts = yield from self._race()
         best = yield from self._compare(starts)
         found = [] if best is None else (yield from self._descend(best))
+        found += [] if best is None else (yield from self._polish(best.mean))
         yield from self._choose([*found, *starts[:_N_CLOSED_FORMS], self._yarn])
 
     def _race(self) -> Generator[Ask, Sequence[Measured], list[Candidate]]:
@@ -101,7 +108,8 @@ class GradientSearch:
         """The other steps, from one place: the mean at their beginning, half-way and end, and the last iterate."""
         problem = self._problem
         choice = min(_CHOICE * problem.budget, _MOST_FINALISTS * self._held_out_cost(self._settings.n_held_out))
-        n_steps = int((problem.budget - choice - self.spent) / self._step_cost)
+        kept_back = choice + self._settings.polish * problem.budget
+        n_steps = int((problem.budget - kept_back - self.spent) / self._step_cost)
         means = [descent.mean]
         for i in range(n_steps):
             share = 1 - (1 - _LAST_RATE) * i / n_steps
@@ -110,6 +118,24 @@ class GradientSearch:
             if i == n_steps // 2:
                 means.append(descent.mean)
         return [descent.mean, descent.candidate, *means]
+
+    def _polish(self, mean: Candidate) -> Generator[Ask, Sequence[Measured], list[Candidate]]:
+        """Mutations of the mean by the paper's operator, beside it on the same documents: the best that beat it."""
+        problem = self._problem
+        look = self._n_batches * self._cost(self._target)
+        n = int(self._settings.polish * problem.budget / look) - 1
+        if n < 1 or not mean.is_sound:
+            return []
+        factors_P = np.array(mean.rescale_factors)
+        box = Box.flat(problem.n_pairs, 1.0, max(2 * problem.ratio, float(factors_P.max())))
+        generator = np.random.Generator(np.random.PCG64([problem.seed, problem.target_length]))
+        mutants = [
+            replace(mean, rescale_factors=tuple(mutated_P.tolist()), origin="polish")
+            for mutated_P in (mutate(factors_P, box, generator, probability=_MUTATION) for _ in range(n))
+        ]
+        ranked = yield from self._measured([mean, *mutants], self._target, self._n_batches)
+        better = [candidate for candidate, loss in ranked if loss < dict(ranked).get(mean, float("inf"))]
+        return better[:_N_POLISHED]
 
     def _step(self, descent: Descent, draw: Draw, share: float = 1.0) -> Generator[Ask, Sequence[Measured], None]:
         (measured,) = yield from self._asked(Ask(candidates=(descent.candidate,), draw=draw, measure="gradient"))
@@ -186,7 +212,8 @@ class GradientSearch:
         if self._settings.short_guard is not None:
             choice += self._guarding([self._problem.yarn()] * (_MOST_FINALISTS + 1)).cost(self._problem.unit)
         steps = _FEWEST_STEPS * self._step_cost
-        return max(rung * _N_RUNGS / _RACE, choice / _CHOICE, steps / (1 - _RACE - _COMPARISON - _CHOICE))
+        descent = 1 - _RACE - _COMPARISON - _CHOICE - self._settings.polish
+        return max(rung * _N_RUNGS / _RACE, choice / _CHOICE, steps / descent)
 
 
 def _ranked(found: Iterable[Ranked]) -> list[Ranked]:

@@ -185,6 +185,25 @@ def test_budget_too_small_says_the_least_and_the_least_is_enough():
     assert len(searcher.ranking()) >= 3
 
 
+def test_polish_tries_mutations_within_the_budget_and_what_beats_the_mean_reaches_the_last_choice():
+    problem = make_problem(budget=100.0)
+    evaluator = Valley(problem, noise=0.0)
+    searcher = FastSearch(polish=0.2).start(problem)
+    asks = run(searcher, evaluator)
+    assert sum(problem.cost(ask) for ask in asks) <= problem.budget
+    *_, mean = (c for ask in asks for c in ask.candidates if c.origin == "gradient, mean")
+    tried = {c: evaluator.true_loss(c) for ask in asks[:-1] for c in ask.candidates if c.origin == "polish"}
+    assert len(tried) >= 10
+    better = sorted(loss for loss in tried.values() if loss < evaluator.true_loss(mean))
+    chosen_among = [evaluator.true_loss(c) for c in asks[-1].candidates if c.origin == "polish"]
+    assert better
+    assert sorted(chosen_among) == better[:2]
+    assert searcher.ranking()[0][1] <= better[0]
+    assert not any(
+        c.origin == "polish" for ask in run(FastSearch().start(problem), Valley(problem)) for c in ask.candidates
+    )
+
+
 def test_same_seed_same_questions_other_seed_other_starts():
     first, again, other = (
         run(FastSearch().start(problem), Valley(problem))

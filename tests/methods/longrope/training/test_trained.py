@@ -133,6 +133,23 @@ def test_the_rope_beyond_the_window_is_that_of_the_target_whatever_the_request(m
     assert checkpoint.extension_ratio(model.rope, 20) == TARGET / WINDOW
 
 
+def test_weights_that_were_trained_without_mixing_can_be_read_under_the_original_rope_inside_the_window(
+    model, tmp_path
+):
+    method = make("position_interpolation", target_length=TARGET)
+    folder = exported(
+        tmp_path / "out", model, method, name="position_interpolation", target_length=TARGET, short_rope="rescaled"
+    )
+    trained, switched = (
+        TrainedCheckpoint(path=str(folder)),
+        TrainedCheckpoint(path=str(folder), inside_window="original"),
+    )
+    assert not trained.rope_scaling(model.rope, seq_len=WINDOW).is_original(model.rope)
+    assert switched.rope_scaling(model.rope, seq_len=WINDOW).is_original(model.rope)
+    beyond = [one.rope_scaling(model.rope, seq_len=WINDOW + 1).inv_freq_P for one in (trained, switched)]
+    assert (beyond[0] == beyond[1]).all()
+
+
 def test_a_method_on_another_one_keeps_its_files(model, tmp_path):
     found = factors_file(tmp_path, **FACTORS)
     method = Resonance(on="longrope2", on_params={"factors": found})
@@ -196,7 +213,7 @@ def test_a_preset_names_it_beside_the_base(model, copied):
     )
     base, trained = load_plan(str(preset)).cells
     assert base.cell.key != trained.cell.key
-    assert trained.cell.method_params == {"switch": "request"}
+    assert trained.cell.method_params == {"inside_window": "trained", "switch": "request"}
     assert trained.cell.artifacts["weights"] == base.cell.artifacts["weights"]
     assert "checkpoint_weights" in trained.cell.artifacts
     assert "checkpoint_weights" not in base.cell.artifacts
