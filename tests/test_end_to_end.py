@@ -113,10 +113,20 @@ def n_records(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("cells/*/records.jsonl"))
 
 
+def heeds_ctrl_c() -> None:
+    """As in a terminal: what a shell starts in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop_when(folder: Path, n: int, how: signal.Signals) -> tuple[int, str, float]:
     """Start a run, send it a signal once it has `n` records; its exit code, stderr, and seconds it took to end."""
     process = subprocess.Popen(
-        command("run", "small.toml", "--out", "out"), cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        command("run", "small.toml", "--out", "out"),
+        cwd=folder,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeds_ctrl_c,
     )
     deadline = time.monotonic() + 120
     while n_records(folder / "out") < n and process.poll() is None and time.monotonic() < deadline:

@@ -140,7 +140,9 @@ def test_the_same_ask_gives_the_same_bits_and_batches_change_nothing_but_noise(t
 
 @pytest.mark.parametrize("start_tokens", [0, 40])
 def test_the_gradient_is_the_slope_that_finite_differences_find(double, start_tokens):
-    measuring = evaluator(double, checkpointing=start_tokens > 0)
+    # Noise is the same text in any Python; on these documents no slope is so small that rounding is a part of it.
+    objective = Objective(checkpointing=start_tokens > 0, haystacks=("noise",))
+    measuring = NeedleEvaluator(double, objective, target_length=LENGTH, seed=1)
     base = uneven(len(double.rope.inv_freq_P), start_tokens=start_tokens)
     log_P = np.log(base.rescale_factors)
     (measured,) = measuring.measure(ask(base, measure="gradient"))
@@ -215,7 +217,7 @@ def test_perplexity_is_read_block_by_block(tiny_llama, monkeypatch):
 
 def test_short_loss_is_of_plain_text_whatever_the_objective(tiny_llama):
     found, original = candidate(YaRN(), tiny_llama.rope, 4096), Candidate(rescale_factors=(1.0,) * 32)
-    asked = ask(found, original, n=4, seq_len=256, measure="short_loss")
+    asked = ask(found, original, n=32, seq_len=256, measure="short_loss")
     measuring = evaluator(tiny_llama, 1024, haystacks=("noise",))
     short, plain = measuring.measure(asked)
     assert 1 < plain.loss < short.loss < 10  # nats a token of prose
