@@ -3,45 +3,65 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from harness.config import PlannedCell
 from harness.types import Record
 
 
-class RunProgress:
-    """Follows a run over `todo`. The estimate of what is left goes by tokens, since long samples cost more."""
+def time_left(seconds: float) -> str:
+    """Seconds in words, such as `1 min 15 s left`."""
+    whole = int(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min left"
+    return f"{whole // 60} min {whole % 60} s left" if whole >= 60 else f"{whole} s left"
 
-    def __init__(self, todo: Sequence[PlannedCell], console: Console) -> None:
+
+class AbstractBar:
+    """A bar in a terminal; anywhere else nothing but what `_line` prints."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn, total: float, **fields: Any) -> None:
         self._console = console
-        self._tokens_left = sum(p.cell.n_samples * p.cell.seq_len for p in todo)
-        self._tokens_done = 0
-        self._failed = 0
-        self._cells_left = len(todo)
-        self._began: float | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            *columns,
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=sum(p.cell.n_samples for p in todo), left="")
+        self._task = self._bar.add_task("starting", total=total, left="", **fields)
 
     @contextmanager
-    def shown(self) -> Iterator["RunProgress"]:
+    def shown(self) -> Iterator[Self]:
         """The live display, until the block ends."""
         with self._bar:
             yield self
 
     def says(self, what: str) -> None:
-        """What is done before the first cell."""
+        """What is done beside the work that is counted."""
         self._bar.update(self._task, description=what)
         self._line(what)
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+
+class RunProgress(AbstractBar):
+    """Follows a run over `todo`. The estimate of what is left goes by tokens, since long samples cost more."""
+
+    def __init__(self, todo: Sequence[PlannedCell], console: Console) -> None:
+        total = sum(p.cell.n_samples for p in todo)
+        super().__init__(console, BarColumn(bar_width=24), MofNCompleteColumn(), total=total)
+        self._tokens_left = sum(p.cell.n_samples * p.cell.seq_len for p in todo)
+        self._tokens_done = 0
+        self._failed = 0
+        self._cells_left = len(todo)
+        self._began: float | None = None
 
     def started(self, planned: PlannedCell, done: int) -> None:
         """A cell begins, or goes on after `done` samples."""
@@ -64,12 +84,4 @@ class RunProgress:
         if not self._tokens_done or self._began is None:
             return "no estimate yet" + failed
         seconds = (time.monotonic() - self._began) * self._tokens_left / self._tokens_done
-        return (
-            f"about {seconds / 60:.0f} min {seconds % 60:.0f} s left{failed}"
-            if seconds >= 60
-            else f"about {seconds:.0f} s left{failed}"
-        )
-
-    def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(text, highlight=False, soft_wrap=True)
+        return f"about {time_left(seconds)}{failed}"

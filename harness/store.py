@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import RequestError
 from harness.types import JSON, Record, RunData, canonical_json, content_hash
@@ -155,10 +156,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees either the old one or the whole new one."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of `path` when the block ends, on the disk by then, or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with scratch.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)

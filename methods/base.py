@@ -62,6 +62,14 @@ class RopeScaling:
             factors_P = rope.inv_freq_P / self.inv_freq_P
         return np.where(rope.inv_freq_P == self.inv_freq_P, 1.0, factors_P)  # a pair the model never turns: 0 / 0
 
+    def same_as(self, other: "RopeScaling") -> bool:
+        """Whether both turn every position alike, to the last bit."""
+        return (
+            self.attention_factor == other.attention_factor
+            and self.start_tokens == other.start_tokens
+            and np.array_equal(self.inv_freq_P, other.inv_freq_P)
+        )
+
     def is_original(self, rope: RopeSpec) -> bool:
         """Whether this is the RoPE the model was trained with."""
         return self.attention_factor == rope.attention_factor and np.array_equal(self.inv_freq_P, rope.inv_freq_P)

@@ -7,7 +7,6 @@ fetched.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from harness.types import JSON, RunData
@@ -23,11 +22,6 @@ from reports.tables import Analysis
 from reports.views import completeness, trouble
 
 _MOST_FAILURES = 200
-
-
-def write_report(run: RunData, path: Path) -> None:
-    """The report of a run as one HTML file."""
-    path.write_bytes(render(run).encode())
 
 
 def render(run: RunData) -> str:

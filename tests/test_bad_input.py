@@ -7,20 +7,10 @@ from pathlib import Path
 import pytest
 
 import run_bench
+from tests.commands import refused
 from tests.presets import SMALL, write_preset
 
 EMBEDDED = Path(__file__).parents[1] / "harness" / "assets" / "tiny-llama"
-
-
-def refused(argv: list[str], capsys, out: Path | None = None) -> str:
-    """The one line a refused command prints."""
-    assert run_bench.main(argv) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = captured.err.splitlines()
-    assert len(lines) == 1
-    assert out is None or not out.exists()
-    return lines[0]
 
 
 def needle(**settings) -> list[dict]:

@@ -12,7 +12,7 @@ from harness.models import files, hub
 from harness.models.catalogue import CATALOGUE
 from harness.models.hashes import combined, file_sha256
 from harness.models.locate import locate
-from harness.types import JSON
+from harness.types import JSON, content_hash
 
 ROPE_KEYS: dict[str, type] = {
     "rope_type": str,
@@ -144,3 +144,8 @@ def check_rope_keys(rope: Mapping[str, JSON]) -> None:
         convert(value, ROPE_KEYS[key], where=f"[model.rope] {key}")
         if ROPE_KEYS[key] in (int, float) and not 0 < value < float("inf"):
             raise RequestError(f"[model.rope] {key} = {value}: it should be positive")
+
+
+def fingerprint(request: ModelRequest) -> dict[str, str]:
+    """Everything of a model that can move a number, as hashes: its files, and the request's own settings."""
+    return {**identity(request), "params": content_hash(model_params(request))}

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,16 +124,23 @@ def rotary_scaling(model: "LoadedModel", scaling: RopeScaling) -> Iterator["Load
     n_pairs = len(model.rope.inv_freq_P)
     if len(scaling.inv_freq_P) != n_pairs:
         raise ValueError(f"the method gave {len(scaling.inv_freq_P)} frequencies: the model has {n_pairs} rotary pairs")
-    before = [site.module for site in model.sites]
+    with pinned(model, scaling):
+        yield model
+
+
+@contextmanager
+def pinned(model: "LoadedModel", scaling: RopeScaling) -> Iterator[None]:
+    """This RoPE in place of whatever is on the model, until the block ends."""
+    before, modules = model.scaling, [site.module for site in model.sites]
     try:
         model.scaling = scaling
         for site in model.sites:
             site.put(site.pinned(scaling, model.device, model.rope.inv_freq_P))
-        yield model
+        yield
     finally:
-        for site, module in zip(model.sites, before, strict=True):
+        for site, module in zip(model.sites, modules, strict=True):
             site.put(module)
-        model.scaling = None
+        model.scaling = before
 
 
 def find_sites(hf: nn.Module) -> tuple[RotarySite, ...]:
@@ -144,7 +150,7 @@ def find_sites(hf: nn.Module) -> tuple[RotarySite, ...]:
         raise RequestError(f"{type(hf).__name__} has no rotary embedding: Longreach measures models that use RoPE")
     sites = tuple(_site(hf.get_submodule(name.rpartition(".")[0])) for name in found)
     for name, site in zip(found, sites, strict=True):
-        if site.layout != sites[0].layout or not _same(site.own, sites[0].own):
+        if site.layout != sites[0].layout or not site.own.same_as(sites[0].own):
             raise RequestError(
                 f"{type(hf).__name__} has rotary embeddings that differ: {type(sites[0].stock).__name__} at {found[0]} "
                 f"and {type(site.stock).__name__} at {name}; a method needs one RoPE for all layers"
@@ -193,7 +199,3 @@ def _probe(stock: nn.Module, own: RopeScaling, layer_type: tuple[str, ...]) -> t
 
 def _not_understood(stock: nn.Module, why: str) -> RequestError:
     return RequestError(f"{type(stock).__name__} is a rotary embedding that Longreach cannot replace: {why}")
-
-
-def _same(a: RopeScaling, b: RopeScaling) -> bool:
-    return a.attention_factor == b.attention_factor and np.array_equal(a.inv_freq_P, b.inv_freq_P)

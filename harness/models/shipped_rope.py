@@ -1,6 +1,5 @@
 """The scalings that a checkpoint may ship with, by the `rope_type` of its configuration."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +8,9 @@ import numpy as np
 from harness.types import JSON
 from methods.base import AbstractRopeMethod, RopeScaling, RopeSpec
 from methods.llama3 import Llama3
+from methods.longrope.factors_file import LONGROPE
 from methods.position_interpolation import PositionInterpolation
+from methods.rope import attention_factor
 from methods.vanilla import Vanilla
 from methods.yarn import YaRN
 
@@ -82,11 +83,9 @@ def _longrope(facts: Facts) -> AbstractRopeMethod:
     if not window:
         raise ValueError("the configuration does not say original_max_position_embeddings")
     ratio = facts.get("factor") or facts["max_position_embeddings"] / window
-    su = math.sqrt(1 + math.log(ratio) / math.log(window)) if ratio > 1 else 1.0
+    su = attention_factor("su", ratio=ratio, window=window)
     return _OneList(factors=tuple(facts["long_factor"]), attention_factor=su if stated is None else stated)
 
-
-LONGROPE = ("longrope", "su")  # `su`: its first name
 
 SHIPPED: dict[str, Shipped] = {
     "default": Shipped(method=lambda facts: Vanilla()),

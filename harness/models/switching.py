@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.models.generation import Request, generate_under_one_rope
-from harness.models.rotary import rotary_scaling
+from harness.models.rotary import pinned, rotary_scaling
 from harness.types import Output
 from methods.base import RopeScaling
 
@@ -88,7 +88,7 @@ def _written_inside(
         bounded.append(replace(request, max_new_tokens=min(room, request.max_new_tokens)))
     if not bounded:
         return {}
-    with _inside(model, switch):
+    with pinned(model, switch.inside):
         regime = model.regime
         found = generate_under_one_rope(model, bounded, n_rows=n_rows)
         began = {}
@@ -100,20 +100,6 @@ def _written_inside(
                 output = replace(output, stopped="settled" if is_settled else None)
             began[place] = replace(output, regime=regime)
     return began
-
-
-@contextmanager
-def _inside(model: "LoadedModel", switch: Switch) -> Iterator[None]:
-    beyond, before = model.scaling, [site.module for site in model.sites]
-    try:
-        model.scaling = switch.inside
-        for site in model.sites:
-            site.put(site.pinned(switch.inside, model.device, model.rope.inv_freq_P))
-        yield
-    finally:
-        for site, module in zip(model.sites, before, strict=True):
-            site.put(module)
-        model.scaling = beyond
 
 
 def _continued(request: Request, began: Output) -> Request:

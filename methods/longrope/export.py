@@ -41,7 +41,7 @@ class _Regimes:
 
     @property
     def differ(self) -> bool:
-        return not _same(self.inside, self.beyond)
+        return not self.inside.same_as(self.beyond)
 
     def factors(self, scaling: RopeScaling) -> list[float]:
         """Plain RoPE's frequencies over the new ones, to 12 digits: what the engines divide by."""
@@ -105,7 +105,7 @@ def _regimes(method: AbstractRopeMethod, rope: RopeSpec, target_length: int) -> 
     first, inside, next_, beyond = (
         method.rope_scaling(rope, seq_len=seq_len) for seq_len in (1, window, window + 1, target_length)
     )
-    follows_length = not (_same(first, inside) and _same(next_, beyond))
+    follows_length = not (first.same_as(inside) and next_.same_as(beyond))
     return _Regimes(rope=rope, target_length=target_length, inside=inside, beyond=beyond, follows_length=follows_length)
 
 
@@ -188,11 +188,3 @@ def _rotated_part(config: Mapping[str, Any]) -> dict[str, JSON]:
             "layers can be exported"
         )
     return {key: parameters[key] for key in ("partial_rotary_factor",) if key in parameters}
-
-
-def _same(a: RopeScaling, b: RopeScaling) -> bool:
-    return (
-        a.attention_factor == b.attention_factor
-        and a.start_tokens == b.start_tokens
-        and np.array_equal(a.inv_freq_P, b.inv_freq_P)
-    )

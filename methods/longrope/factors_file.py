@@ -18,6 +18,8 @@ from harness.errors import RequestError, unknown
 from harness.types import content_hash
 from methods.base import RopeSpec
 
+LONGROPE = ("longrope", "su")  # the rope types of a configuration that mean it; `su` is its first name
+
 # What a key is read as, the older names of published lists included.
 _NAMES = {
     "rescale_factors": "rescale_factors",
@@ -152,7 +154,7 @@ def _from_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What transformers reads for `longrope`. Source: transformers 5.23 `_compute_longrope_parameters`."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None
-    if kind not in ("longrope", "su"):  # `su`: its first name
+    if kind not in LONGROPE:
         raise RequestError(f"{where}: the configuration's rope type is {kind!r}: it should be 'longrope'")
     short_mscale, long_mscale = rope.get("short_mscale"), rope.get("long_mscale")  # Phi-3.5-MoE's attention factors
     if short_mscale != long_mscale:

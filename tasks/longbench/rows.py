@@ -1,6 +1,9 @@
 """What both LongBenches do with rows: count and hash them once, and draw some."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from harness.errors import RequestError
@@ -18,6 +21,32 @@ class Facts(NamedTuple):
     def of(cls, rows: list[data.Row]) -> "Facts":
         """The facts of these rows."""
         return cls(len(rows), data.rows_sha256(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractRowTasks(ABC):
+    """Tasks that are rows of a file, of which a suite keeps the facts alone."""
+
+    def artifacts(self, task: str) -> Mapping[str, str]:
+        """The hash of the task's rows."""
+        return {"rows": self._facts_of(task).sha256}
+
+    def n_available(self, task: str) -> int:
+        """How many rows the task has."""
+        return self._facts_of(task).n_rows
+
+    @abstractmethod
+    def _rows(self, task: str) -> list[data.Row]:
+        """The task's rows, each of them checked. Raises RequestError."""
+
+    @cached_property
+    def _facts(self) -> dict[str, Facts]:
+        return {}
+
+    def _facts_of(self, task: str) -> Facts:
+        if task not in self._facts:
+            self._facts[task] = Facts.of(self._rows(task))
+        return self._facts[task]
 
 
 def checked(rows: list[data.Row], check: Callable[[data.Row], None]) -> list[data.Row]:

@@ -1,8 +1,7 @@
 """LongBench: 21 tasks in English, Chinese and code, and LongBench-E's 13 of them in three bins of length."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -12,7 +11,7 @@ from tasks import data
 from tasks.base import Tokenizer, check_length
 from tasks.longbench import chinese, prompts
 from tasks.longbench.metrics import METRICS, PARAGRAPH, first_line, is_code
-from tasks.longbench.rows import Facts, checked, drawn
+from tasks.longbench.rows import AbstractRowTasks, checked, drawn
 from tasks.longbench.table import LENGTH_BINS, TASKS, Task
 
 NAME = "longbench-thudm"
@@ -27,7 +26,7 @@ class _Parsed(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongBench:
+class LongBench(AbstractRowTasks):
     """Tasks as the authors name them; `<task>_e` is LongBench-E's, `<task>_e_<bin>` one of its bins of length.
 
     prompt: `base` (the text as it is) or `chat` (inside the tokenizer's chat template, but for the six tasks that the
@@ -64,14 +63,6 @@ class LongBench:
         if _parse(task).task.metric.endswith("_zh"):
             chinese.check_available()
         self._facts_of(task)
-
-    def artifacts(self, task: str) -> Mapping[str, str]:
-        """The hash of the task's rows."""
-        return {"rows": self._facts_of(task).sha256}
-
-    def n_available(self, task: str) -> int:
-        """How many rows the task has."""
-        return self._facts_of(task).n_rows
 
     def shortest(self, task: str, tokenizer: Tokenizer) -> int:
         """Where the task's fixed text outlives the cut, and the template and the answer still fit."""
@@ -134,15 +125,6 @@ class LongBench:
             return False
         prompts.check_chat(tokenizer, NAME)
         return True
-
-    @cached_property
-    def _facts(self) -> dict[str, Facts]:
-        return {}
-
-    def _facts_of(self, task: str) -> Facts:
-        if task not in self._facts:
-            self._facts[task] = Facts.of(self._rows(task))
-        return self._facts[task]
 
     def _rows(self, task: str) -> list[data.Row]:
         """The task's rows, each of them checked."""

@@ -1,9 +1,8 @@
 """LongBench v2: 503 questions of four choices over long texts, answered in words."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,7 +11,7 @@ from harness.types import Example, Metric, Output, Score
 from tasks import data
 from tasks.base import Tokenizer, check_length
 from tasks.longbench import prompts
-from tasks.longbench.rows import Facts, checked, drawn
+from tasks.longbench.rows import AbstractRowTasks, checked, drawn
 
 NAME = "longbench-v2"
 REPO, FILE, REVISION = "THUDM/LongBench-v2", "data.json", "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
@@ -48,7 +47,7 @@ _TASKS: dict[str, tuple[str, str] | None] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongBenchV2:
+class LongBenchV2(AbstractRowTasks):
     """Tasks by the text's length (`short`, `medium`, `long`: up to 32k, to 128k and beyond 128k words), by difficulty
     (`easy`, `hard`), or `all`.
 
@@ -84,14 +83,6 @@ class LongBenchV2:
     def check(self, task: str) -> None:
         """Raises RequestError for an unknown task, and for absent or wrong data."""
         self._facts_of(task)
-
-    def artifacts(self, task: str) -> Mapping[str, str]:
-        """The hash of the task's rows."""
-        return {"rows": self._facts_of(task).sha256}
-
-    def n_available(self, task: str) -> int:
-        """How many rows the task has."""
-        return self._facts_of(task).n_rows
 
     def shortest(self, task: str, tokenizer: Tokenizer) -> int:
         """Where the fixed text outlives the cut, and the template and the answer still fit."""
@@ -145,15 +136,6 @@ class LongBenchV2:
         if self.prompt == "chat":
             prompts.check_chat(tokenizer, NAME)
         return self.prompt == "chat"
-
-    @cached_property
-    def _facts(self) -> dict[str, Facts]:
-        return {}
-
-    def _facts_of(self, task: str) -> Facts:
-        if task not in self._facts:
-            self._facts[task] = Facts.of(self._rows(task))
-        return self._facts[task]
 
     def _rows(self, task: str) -> list[data.Row]:
         """The task's rows, each of them checked."""

@@ -1,7 +1,5 @@
 """The leaderboard and the gate's page in a real browser, opened from disk."""
 
-import shutil
-
 import pytest
 
 from reports.compare import compare
@@ -10,10 +8,6 @@ from reports.leaderboard import build
 from tests.reports.folders import made, write_run
 from tests.reports.test_browser import CONTRAST
 from tests.reports.test_compare import needle
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
 
 
 @pytest.fixture(scope="module")
@@ -28,33 +22,14 @@ def site(tmp_path_factory):
     return folder / "out"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as session:
-        found = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 @pytest.fixture
-def opened(browser, site):
-    """Opens a page of the site; the test fails on a console message, an error, or a request that leaves the site."""
-    contexts, said = [], []
+def opened(watched, site):
+    """Opens a page of the site, which asks for nothing outside the site."""
 
     def open_page(name, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(f"file://{site}") else said.append(r.url))
-        page.goto(f"file://{site}/{name}")
-        return page
+        return watched(f"file://{site}/{name}", (f"file://{site}",), **options)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert said == []
+    return open_page
 
 
 def visible(page, selector):

@@ -115,7 +115,7 @@ def load_search(name: str) -> SearchPlan:
         preset=path.stem,
         key="",
         model=str(request.label),
-        model_identity={**models.identity(request), "params": content_hash(models.model_params(request))},
+        model_identity=models.fingerprint(request),
         dtype=request.dtype,
         attention=request.attention,
         rope=problem.rope,

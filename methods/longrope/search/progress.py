@@ -1,43 +1,22 @@
 """What a person sees while a search goes on: a live bar in a terminal, a line a question anywhere else."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn
 
+from harness.progress import AbstractBar, time_left
 from methods.longrope.search.loop import Status
 
 
-class SearchProgress:
+class SearchProgress(AbstractBar):
     """Follows a search. The estimate of what is left goes by what was spent since this process began."""
 
     def __init__(self, budget: float, console: Console) -> None:
-        self._console = console
+        columns = BarColumn(bar_width=20), TextColumn("{task.fields[spent]}")
+        super().__init__(console, *columns, total=budget, spent="")
         self._began: tuple[float, float] | None = None  # seconds, forward-equivalents
         self._n_asks = 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[spent]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("starting", total=budget, spent="", left="")
-
-    @contextmanager
-    def shown(self) -> Iterator["SearchProgress"]:
-        """The live display, until the block ends."""
-        with self._bar:
-            yield self
-
-    def says(self, what: str) -> None:
-        """What is done beside the search."""
-        self._bar.update(self._task, description=what)
-        self._line(what)
 
     def follows(self, status: Status) -> None:
         """Where the search is; anywhere but in a terminal a line for each question."""
@@ -61,13 +40,7 @@ class SearchProgress:
         if spent <= 0:
             return "no estimate yet"
         seconds = (now - self._began[0]) * (status.budget - status.spent) / spent
-        if seconds >= 3600:
-            return f"at most {seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min left"
-        return f"at most {seconds // 60:.0f} min {seconds % 60:.0f} s left"
-
-    def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(text, highlight=False, soft_wrap=True)
+        return f"at most {time_left(seconds)}"
 
 
 def _losses(status: Status) -> str:

@@ -1,6 +1,5 @@
 """A search's folder: its state in one file that is written whole or not at all, and locked while it runs."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.checked_file import CheckedFile
 from harness.errors import RequestError
-from harness.store import locked, write_atomically
+from harness.store import locked
 from harness.types import JSON
 from methods.longrope.search.archive import Archive
 from methods.longrope.search.candidate import Candidate
@@ -107,7 +107,8 @@ class SearchFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / STATE
+        self._file = CheckedFile(path=folder / STATE, name="state", work="search", schema=SCHEMA, may_hold_nan=True)
+        self.path = self._file.path
 
     def read(self, facts: SearchFacts, unit: Unit | None = None) -> SearchState | None:
         """The state of this search, or None where there is none.
@@ -115,11 +116,9 @@ class SearchFolder:
         unit: what this process counts in, where it means to go on.
         Raises RequestError for a file that is damaged or of another search, and for a folder of something else.
         """
-        if not self.path.exists():
-            if self.folder.exists() and any(path.name[0] != "." for path in self.folder.iterdir()):
-                raise RequestError(f"{self.folder} is not empty and holds no search: give --out a new or empty folder")
+        table = self._file.read()
+        if table is None:
             return None
-        table, body = self._checked()
         if table["facts"]["key"] != facts.key:
             differing = [name for name, value in _facts_json(facts).items() if table["facts"].get(name) != value]
             what = ", ".join(name for name in differing if name not in ("key", "preset", "title")) or "version"
@@ -127,7 +126,7 @@ class SearchFolder:
                 f"{self.path} is the state of another search ('{table['facts']['title']}'; other: {what}): "
                 "give --out a folder of its own"
             )
-        state = SearchState.restored(body)
+        state = SearchState.restored(table["state"])
         if unit is not None and state.ending is None and state.archive.unit != unit:
             raise RequestError(
                 f"{self.path} was begun where a gradient costs {state.archive.unit.gradient_passes} forward passes, "
@@ -137,9 +136,7 @@ class SearchFolder:
 
     def write(self, facts: SearchFacts, state: SearchState) -> None:
         """The state in place of the one before."""
-        body = json.dumps(state.as_json())
-        head = json.dumps({"schema": SCHEMA, "facts": _facts_json(facts), "check": _check(body)})
-        write_atomically(self.path, f'{head[:-1]}, "state": {body}}}\n')
+        self._file.write(state.as_json(), facts=_facts_json(facts))
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -147,30 +144,12 @@ class SearchFolder:
         with locked(self.folder):
             yield
 
-    def _checked(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        way_out = "give --out a new folder, or delete it to begin again"
-        try:
-            table = json.loads(self.path.read_text(encoding="utf-8"))
-            schema, check, body = table["schema"], table["check"], table["state"]
-            whole = schema != SCHEMA or check == _check(json.dumps(body))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RequestError(f"{self.path} is no readable state of a search ({error!r}): {way_out}") from error
-        if schema != SCHEMA:
-            raise RequestError(f"{self.path} has schema {schema!r}, this version reads {SCHEMA}: {way_out}")
-        if not whole:
-            raise RequestError(f"{self.path} was changed after it was written: {way_out}")
-        return table, body
-
 
 def _facts_json(facts: SearchFacts) -> dict[str, JSON]:
     """What names a search, as text and numbers; the model's RoPE is in its identity."""
     table = {name: getattr(facts, name) for name in facts.__dataclass_fields__ if name != "rope"}
     found: dict[str, JSON] = json.loads(json.dumps(table))
     return found
-
-
-def _check(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def _judged(table: Mapping[str, Any]) -> Judged:

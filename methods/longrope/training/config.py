@@ -105,7 +105,7 @@ def load_training(name: str) -> TrainingPlan:
         preset=path.stem,
         key="",
         model=str(request.label),
-        model_identity={**models.identity(request), "params": content_hash(models.model_params(request))},
+        model_identity=models.fingerprint(request),
         attention=request.attention,
         original_window=window,
         target_length=config.target_length,

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from harness.progress import time_left
 from methods.longrope.training.settings import StepReport
 
 _LINE_EVERY_S = 10.0
@@ -56,7 +57,7 @@ class TrainingProgress:
     def stepped(self, report: StepReport) -> None:
         """A step is done; anywhere but in a terminal a line for the first, the last, and some of those between."""
         self._losses = _losses(report)
-        tokens, left = f"{report.n_tokens:,} of {self._n_tokens:,} tokens", _left(report.remaining_s)
+        tokens, left = f"{report.n_tokens:,} of {self._n_tokens:,} tokens", f"about {time_left(report.remaining_s)}"
         step = f"step {report.step} of {report.n_steps}"
         self._bar.update(self._task, description=step, completed=report.n_tokens, tokens=tokens, left=left)
         if self._console.is_terminal:
@@ -85,9 +86,3 @@ def _losses(report: StepReport) -> str:
         f"{', '.join(parts)}, gradient {report.gradient_norm:.3g}, learning rate {report.learning_rate:.3g}, "
         f"{report.tokens_per_s:,.0f} tokens/s, {report.peak_memory_bytes / 1e9:.1f} GB"
     )
-
-
-def _left(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"about {seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min left"
-    return f"about {seconds // 60:.0f} min {seconds % 60:.0f} s left"

@@ -1,6 +1,5 @@
 """A training's folder: `training.json`, which says what is trained there, how far it is and what came out of it."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.checked_file import CheckedFile
 from harness.errors import RequestError
-from harness.store import locked, write_atomically
+from harness.store import locked
 from harness.types import JSON, Regime
 from methods.longrope.training.config import TrainingFacts
 from methods.longrope.training.settings import StepReport
@@ -68,7 +68,8 @@ class TrainingFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / RECORD
+        self._file = CheckedFile(path=folder / RECORD, name="record", work="training", schema=SCHEMA, indent=1)
+        self.path = self._file.path
 
     @property
     def data(self) -> Path:
@@ -85,13 +86,10 @@ class TrainingFolder:
 
         Raises RequestError for a damaged one, for that of another training, and for a folder of something else.
         """
-        if not self.path.exists():
-            if self.folder.exists() and any(path.name[0] != "." for path in self.folder.iterdir()):
-                raise RequestError(
-                    f"{self.folder} is not empty and holds no training: give --out a new or empty folder"
-                )
+        table = self._file.read()
+        if table is None:
             return None
-        found = self._record()
+        found = _record(table["record"])
         if found.facts["key"] == facts.key:
             return found
         if not any((self.folder / "checkpoints").glob("step-*")):
@@ -112,9 +110,7 @@ class TrainingFolder:
 
     def write(self, record: Record) -> None:
         """The record in place of the one before."""
-        body = json.dumps(asdict(record), allow_nan=False, indent=1)
-        check = _check(body)
-        write_atomically(self.path, f'{{"schema": {SCHEMA}, "check": "{check}", "record": {body}}}\n')
+        self._file.write(asdict(record))
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -122,27 +118,17 @@ class TrainingFolder:
         with locked(self.folder):
             yield
 
-    def _record(self) -> Record:
-        way_out = "give --out a new folder, or delete it to begin again"
-        try:
-            table = json.loads(self.path.read_text(encoding="utf-8"))
-            schema, check, body = table["schema"], table["check"], table["record"]
-            whole = schema != SCHEMA or check == _check(json.dumps(body, indent=1))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RequestError(f"{self.path} is no readable record of a training ({error!r}): {way_out}") from error
-        if schema != SCHEMA:
-            raise RequestError(f"{self.path} has schema {schema!r}, this version reads {SCHEMA}: {way_out}")
-        if not whole:
-            raise RequestError(f"{self.path} was changed after it was written: {way_out}")
-        return Record(
-            **{
-                **body,
-                "before": _losses(body["before"]),
-                "after": _losses(body["after"]),
-                "result": body["result"] and Result(**body["result"]),
-                "history": tuple(StepReport(**row) for row in body["history"]),
-            }
-        )
+
+def _record(body: Mapping[str, Any]) -> Record:
+    return Record(
+        **{
+            **body,
+            "before": _losses(body["before"]),
+            "after": _losses(body["after"]),
+            "result": body["result"] and Result(**body["result"]),
+            "history": tuple(StepReport(**row) for row in body["history"]),
+        }
+    )
 
 
 def _losses(rows: Sequence[Mapping[str, Any]] | None) -> tuple[HeldOutLoss, ...] | None:
@@ -161,7 +147,3 @@ def _flat(table: Mapping[str, Any]) -> list[tuple[str, JSON]]:
 def _plain(table: Mapping[str, Any]) -> dict[str, JSON]:
     found: dict[str, JSON] = json.loads(json.dumps(table))
     return found
-
-
-def _check(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()

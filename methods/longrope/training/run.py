@@ -99,7 +99,7 @@ def _trained(
     """All of a training; `record` is the main process's, which measures and exports while the others wait."""
     with importing():
         from harness.models import loading
-        from methods.longrope.training import loop
+        from methods.longrope.training import loop, processes
         from methods.longrope.training.batches import Batches
 
     facts = plan.facts
@@ -117,7 +117,7 @@ def _trained(
         folder.write(record)
     accelerator.wait_for_everyone()
     progress.says(f"loading {facts.model} in float32")
-    sharded = accelerator.is_fsdp2
+    sharded = processes.is_sharded()
     model = loop.load_for_training(plan.model, accelerator.device, plan.settings, sharded=sharded)
     outcome = loop.fit(
         model,

@@ -10,7 +10,6 @@ Shape letters: L tokens, N documents of the shard.
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import RequestError
-from harness.store import locked, write_atomically
+from harness.store import atomic, locked, write_atomically
 from harness.types import JSON, content_hash
 from methods.longrope.training.sources import Document, Source
 from tasks.base import Tokenizer
@@ -182,16 +181,8 @@ def _write(folder: Path, name: str, part: _Part, facts: TokenizerFacts) -> Shard
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    with _writing(path):
-        try:
-            with scratch.open("wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with _writing(path), atomic(path) as file:
+        np.save(file, array)
 
 
 def _write_index(folder: Path, index: Mapping[str, JSON]) -> None:
