@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BASELINE := tests/gate/baseline
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo train-tiny test lint types check essays suites smollm2 clean
+.PHONY: demo train-tiny study-tiny study-tiny-parts test lint types gate gate-baseline runs/gate check essays suites smollm2 clean
 
 demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under seven methods and write a report
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
@@ -14,6 +15,31 @@ train-tiny: $(VENV)/.train $(VENV)/.essays  ## train the embedded model with and
 	$(BIN)/python run_bench.py train tiny --out trainings/tiny
 	$(BIN)/python run_bench.py train tiny-long-only --out trainings/tiny-long-only
 	$(BIN)/python run_bench.py run trained-tiny --out runs/trained-tiny
+
+# Searches and trainings two at a time, a core each; then the run, on both. What is finished is not done again.
+STUDY := OMP_NUM_THREADS=1 $(BIN)/python run_bench.py
+
+study-tiny: $(VENV)/.train $(VENV)/.suites $(VENV)/.essays  ## the study of docs/study: search, train, run, report
+	$(MAKE) --no-print-directory --jobs=2 study-tiny-parts
+	$(BIN)/python run_bench.py run study-tiny --out runs/study-tiny
+
+study-tiny-parts: searches/study-tiny-fast/factors.json searches/study-tiny-longrope/factors.json \
+	searches/study-tiny-longrope2/factors.json searches/study-tiny-longrope-short/factors.json \
+	trainings/study-tiny/checkpoint trainings/study-tiny-longrope/checkpoint \
+	trainings/study-tiny-yarn/checkpoint trainings/study-tiny-ntk/checkpoint trainings/study-tiny-pi/checkpoint
+
+searches/study-tiny-longrope-short/factors.json: searches/study-tiny-longrope/factors.json
+trainings/study-tiny/checkpoint trainings/study-tiny-unmixed/checkpoint: searches/study-tiny-fast/factors.json
+trainings/study-tiny-longrope/checkpoint: searches/study-tiny-longrope/factors.json
+
+searches/study-tiny-%/factors.json:
+	$(STUDY) search study-tiny-$* --out $(@D)
+
+trainings/study-tiny/checkpoint:
+	$(STUDY) train study-tiny --out $(@D)
+
+trainings/study-tiny-%/checkpoint:
+	$(STUDY) train study-tiny-$* --out $(@D)
 
 test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
@@ -25,7 +51,21 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-check: lint types test
+# From an empty folder: a run that is there already would be taken up where it stopped, with answers of older code.
+# One thread: sums are then in one order, however many cores there are.
+runs/gate: $(VENV)/.installed $(VENV)/.essays
+	rm -rf $@
+	OMP_NUM_THREADS=1 $(BIN)/python run_bench.py run ci --device cpu --out $@
+
+gate: runs/gate  ## long-context answers against the committed ones
+	$(BIN)/python run_bench.py compare $(BASELINE) runs/gate
+
+gate-baseline: runs/gate  ## commit the answers of this checkout as those to come are held against
+	rm -rf $(BASELINE)
+	mkdir -p $(BASELINE)
+	cp -R runs/gate/run.json runs/gate/cells $(BASELINE)
+
+check: lint types gate test
 
 essays: $(VENV)/.essays  ## the essays of the needle test, for the haystack `essay`
 
