@@ -1,15 +1,18 @@
-"""What docs/training.md says of the embedded model stands in the committed summary of `trained-tiny`."""
+"""What docs/training.md says of the embedded model stands in the committed summary and in the measured memory."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import run_bench
 
 DOCS = Path(run_bench.__file__).parent / "docs"
 SUMMARY = json.loads((DOCS / "training" / "summary.json").read_text(encoding="utf-8"))
+MEMORY = json.loads((DOCS / "training" / "memory.json").read_text(encoding="utf-8"))
 TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `(\w+)` \| (.*) \|$", TEXT, re.MULTILINE)
 SHORT, LONG = (128, 256, 512), (512, 2048, 4096)
@@ -54,3 +57,29 @@ def test_without_mixing_short_texts_are_read_worse_however_they_are_served():
             for n in SHORT:
                 mixed, unmixed = (score(name, "perplexity_short", task, n) for name in ("trained_mixed", other))
                 assert unmixed < 0.98 * mixed
+
+
+def test_the_table_of_memory_is_what_was_measured():
+    section = TEXT.partition("## Memory by length")[2].partition("\n## ")[0]
+    said = [line.strip("| ").split(" | ") for line in section.splitlines() if re.match(r"\| \d", line)]
+    assert said == [
+        [
+            str(row["seq_len"]),
+            *(f"{row[name] / 1e9:.2f}" for name in ("growth_bytes", "estimate_bytes")),
+            f"{row['growth_bytes'] / row['seq_len'] / 1e3:.1f}",
+            f"{row['cpu_seconds']:.0f}",
+            f"{row['seq_len'] / row['cpu_seconds']:.0f}",
+        ]
+        for row in MEMORY
+    ]
+    lengths, growths = (np.array([row[name] for row in MEMORY]) for name in ("seq_len", "growth_bytes"))
+    line = np.polyfit(lengths, growths, 1)
+    assert f"a line of {line[0] / 1e3:.1f} kB a token, to less than 0.1 %" in " ".join(section.split())
+    assert np.abs(np.polyval(line, lengths) / growths - 1).max() < 0.001
+
+
+def test_the_memory_of_a_step_grows_no_faster_than_its_length_and_stays_below_the_estimate():
+    assert [row["seq_len"] for row in MEMORY][-1] >= 2 * MEMORY[0]["seq_len"]
+    for row, longer in itertools.pairwise(MEMORY):
+        assert longer["growth_bytes"] / row["growth_bytes"] < 1.1 * longer["seq_len"] / row["seq_len"]
+    assert all(row["growth_bytes"] < row["estimate_bytes"] for row in MEMORY)
