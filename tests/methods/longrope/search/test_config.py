@@ -9,6 +9,7 @@ import run_bench
 from harness.config import preset_names
 from harness.errors import RequestError
 from harness.models import request
+from methods.longrope.factors_file import read_factors
 from methods.longrope.search import config
 from methods.longrope.search.config import load_search
 from tests.commands import refused
@@ -179,11 +180,14 @@ def test_each_kind_of_preset_is_listed_apart(capsys):
 
 @pytest.fixture
 def all_at_hand(monkeypatch, tmp_path):
-    """Models and texts count as there."""
+    """Models, texts and factors to readjust count as there."""
     monkeypatch.setattr(request, "check", lambda found: None)
     monkeypatch.setattr(request, "identity", lambda found: {})
     monkeypatch.setattr(config, "load_haystack", lambda kind, **where: SimpleNamespace(sha256=kind))
     monkeypatch.setenv("LONGREACH_BOOKS", str(tmp_path))
+    written = tmp_path / "factors.json"
+    written.write_text(json.dumps({"rescale_factors": [4.0] * 32, "attention_factor": 1.1, "target_length": 32768}))
+    monkeypatch.setattr(config, "read_factors", lambda name: read_factors(str(written)))
 
 
 @pytest.mark.parametrize("name", preset_names("search"))
