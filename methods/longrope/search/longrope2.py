@@ -29,6 +29,8 @@ class LongRoPE2Search(AbstractEvolution):
     tie_low_pairs: NTK below the critical pair; false searches all pairs (the paper's table 10).
     top_factor: the greatest factor, a multiple of the ratio, which is the least at and above the critical pair.
     attention: of every candidate. The paper names none; the released code searches with `su`.
+    ranks_yarn: YaRN stands in the last ranking, so that nothing worse is returned; false chooses among the search's own
+        candidates alone, as published.
     The released code also has: strictly_increasing = true, seed_slope = 0.1 (of the first curves, a pair, above the
     critical one), last_pair_step = 4.0 (how far the last factor may exceed its neighbour), population = 128.
     Source: arXiv:2502.20082 section 3.1 and appendix B; microsoft/LongRoPE@95ffc68 evolution/.
@@ -41,6 +43,7 @@ class LongRoPE2Search(AbstractEvolution):
     tie_low_pairs: bool = True
     top_factor: float = 2.0
     attention: AttentionPolicy = "su"
+    ranks_yarn: bool = True
     strictly_increasing: bool = False
     seed_slope: float = 0.0
     last_pair_step: float | None = None
@@ -135,8 +138,8 @@ class LongRoPE2Breeder:
         return self._candidate(tie_low_pairs(factors_P, critical_pair), critical_pair, "seed")
 
     def references(self) -> list[Candidate]:
-        """YaRN, as its authors run it."""
-        return [self.problem.yarn()]
+        """YaRN, as its authors run it, where it is ranked."""
+        return [self.problem.yarn()] if self.settings.ranks_yarn else []
 
     def mutate(self, parent: Candidate, generator: np.random.Generator) -> Candidate:
         """Algorithm 2 for one parent."""

@@ -1,11 +1,13 @@
 """The source `tiny-llama`: rows like those the embedded model was trained on, of any length, from a fresh machine."""
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +31,8 @@ class TinyLlamaRows:
     `max_length`, the others any length between.
     dense_share: so many of the documents hide `dense_keys` numbers and ask for each of them: one such document
     teaches as much retrieval as many that ask once.
+    dense_words: what keys of dense documents are made of: the `list` of the embedded model's training and of the suite
+        `needle`, or words of the `text`, so that keys of other words are not forgotten.
     texts: a folder of texts the tasks hide in; by default the half of Python's language reference that no evaluation
     uses.
     """
@@ -38,6 +42,7 @@ class TinyLlamaRows:
     full_share: float = 0.6
     dense_share: float = 0.0
     dense_keys: int = 8
+    dense_words: Literal["list", "text"] = "list"
     seed: int = 1
     texts: str | None = field(default=None, metadata={"path": True})
 
@@ -55,8 +60,8 @@ class TinyLlamaRows:
 
     def identity(self) -> JSON:
         """The settings, and the text that the tasks hide in."""
-        settings = [self.max_length, self.min_length, self.full_share, self.dense_share, self.dense_keys, self.seed]
-        return [_VERSION, *settings, content_hash(self._text().encode())]
+        settings = [self.max_length, self.min_length, self.full_share, self.dense_share, self.dense_keys]
+        return [_VERSION, *settings, self.dense_words, self.seed, content_hash(self._text().encode())]
 
     def documents(self, tokenizer: Tokenizer, start: int = 0) -> Iterator[Document]:
         """Documents without end: each has a generator of its own."""
@@ -83,9 +88,10 @@ class TinyLlamaRows:
     def _dense(self, rows: Any, rng: random.Random, n: int) -> tuple[list[int], list[float]] | None:
         """`dense_keys` numbers in a text and a question about each; None where `n` tokens are too few."""
         from harness.assets.tiny_llama_rows import NEEDLE, QUESTION
-        from tasks.words import ADJECTIVES, NOUNS
 
-        names = rng.sample([f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS], self.dense_keys)
+        firsts, seconds = self._words
+        pairs = rng.sample(range(len(firsts) * len(seconds)), self.dense_keys)
+        names = [f"{firsts[pair // len(seconds)]}-{seconds[pair % len(seconds)]}" for pair in pairs]
         values = [str(rng.randint(1_000_000, 9_999_999)) for _ in names]
         needles = [rows.encode(NEEDLE.format(key=key, value=value)) for key, value in zip(names, values, strict=True)]
         tail: list[int] = []
@@ -96,6 +102,20 @@ class TinyLlamaRows:
             weights += [1.0] * len(question) + [10.0] * len(answer)
         woven = rows.woven(rng, n - len(tail), needles, [], [], head=[], weight=1.0)
         return None if woven is None else (woven.tokens + tail, woven.weights + weights)
+
+    @cached_property
+    def _words(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The first and the second words of dense documents' keys."""
+        from tasks.words import ADJECTIVES, NOUNS
+
+        if self.dense_words == "list":
+            return ADJECTIVES, NOUNS
+        words = sorted(set(re.findall(r"\b[a-z]{3,12}\b", self._text())))
+        if len(words) ** 2 < self.dense_keys:
+            raise RequestError(
+                f"dense_words = 'text': the text has {len(words)} words, too few for {self.dense_keys} keys"
+            )
+        return words, words
 
     def _text(self) -> str:
         if self.texts is None:
