@@ -14,35 +14,11 @@ from harness.catalogue import build, resolve
 from harness.errors import RequestError, unknown
 from harness.models import request as models
 from harness.models.request import ModelRequest
+from harness.report_settings import ReportSettings, check_groups
 from harness.types import JSON, Cell, content_hash
 
 PRESETS = Path(__file__).parent / "presets"
-Threshold = Literal["native", "nolima", "ruler"]
 PresetKind = Literal["run", "search", "train"]  # which verb takes it
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings:
-    """How a run is judged.
-
-    base: label of the method that retention and the relative thresholds are measured against.
-    threshold: the score a length must reach; `native_share` is the share of the base's own score `native` asks for.
-    margin: the retention below which short context counts as lost. confidence: of every interval.
-    published: a file of `reports/published` whose numbers are printed beside this run's.
-    """
-
-    base: str = ""
-    threshold: Threshold = "native"
-    native_share: float = 0.9
-    margin: float = 0.985
-    confidence: float = 0.95
-    published: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("native_share", "margin", "confidence"):
-            value = getattr(self, name)
-            if not 0 < value <= 1 or (name == "confidence" and value == 1):
-                raise ValueError(f"{name} = {value:g}: it should be a fraction between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +52,20 @@ class PlannedMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSuite:
-    """A suite with its settings, tasks and lengths."""
+    """A suite with its settings, tasks and lengths. n_samples: of each length, in the order of `seq_lens`."""
 
     label: str
     name: str
     params: Mapping[str, JSON]
     tasks: tuple[str, ...]
     seq_lens: tuple[int, ...]
-    n_samples: int
+    n_samples: tuple[int, ...]
     suite: Any
 
-    def n_available(self, task: str) -> int:
-        """The planned samples, or all there are where a data set has fewer."""
+    def n_available(self, task: str) -> tuple[int, ...]:
+        """The planned samples of each length, or all there are where a data set has fewer."""
         available = getattr(self.suite, "n_available", None)
-        return min(self.n_samples, available(task)) if available else self.n_samples
+        return tuple(min(n, available(task)) for n in self.n_samples) if available else self.n_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +114,7 @@ class Plan:
             for method in self.methods:
                 for suite in self.suites:
                     for task in suite.tasks:
-                        for seq_len in suite.seq_lens:
+                        for seq_len, n_samples in zip(suite.seq_lens, suite.n_available(task), strict=True):
                             cell = Cell(
                                 model=str(model.label),
                                 model_params=models.model_params(model),
@@ -148,7 +124,7 @@ class Plan:
                                 suite_params=suite.params,
                                 task=task,
                                 seq_len=seq_len,
-                                n_samples=suite.n_available(task),
+                                n_samples=n_samples,
                                 seed=self.seed,
                                 dtype=model.dtype,
                                 attention=model.attention,
@@ -162,7 +138,7 @@ class Plan:
     @property
     def key(self) -> str:
         """sha256 of everything that makes two runs the same run."""
-        report = {f.name: getattr(self.report, f.name) for f in fields(self.report) if f.name != "published"}
+        report = {name: value for name, value in self.report.as_json().items() if name != "published"}
         labels = [(c.cell.key, c.cell.method_label, c.cell.suite_label) for c in self.cells]
         return content_hash([labels, report])
 
@@ -245,6 +221,8 @@ def load_plan(name: str) -> Plan:
         report = build(ReportSettings, {**preset.report, "base": methods[0].label}, where="report")
     if report.base not in {method.label for method in methods}:
         raise unknown("method in report.base", report.base, [method.label for method in methods])
+    if report.groups:
+        check_groups(report.groups, {s.label: {s.suite.metric(task).kind for task in s.tasks} for s in suites})
     if report.published:
         importlib.import_module("reports.published").find(report.published)
     for request in requests:
@@ -310,30 +288,44 @@ def _suite(table: Mapping[str, JSON], preset: _Preset, folder: Path) -> PlannedS
     for task in tasks:
         suite.check(task)
     _check_labels(f"task of {where}", list(tasks))
+    seq_lens = grid.seq_lens or preset.seq_lens
+    n_samples = grid.counts(len(seq_lens)) or (preset.n_samples,) * len(seq_lens)
+    if len(n_samples) != len(seq_lens):
+        raise RequestError(
+            f"{where}: n_samples = {list(n_samples)}: it should be one number, or one for each of seq_lens = "
+            f"{list(seq_lens)}"
+        )
+    order = sorted(range(len(seq_lens)), key=lambda i: seq_lens[i])
     return PlannedSuite(
         label=_label(table, name),
         name=name,
         params=key_params(suite),
         tasks=tasks,
-        seq_lens=tuple(sorted(grid.seq_lens or preset.seq_lens)),
-        n_samples=grid.n_samples or preset.n_samples,
+        seq_lens=tuple(seq_lens[i] for i in order),
+        n_samples=tuple(n_samples[i] for i in order),
         suite=suite,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _SuiteGrid:
-    """What a suite's table may say beside the suite's own settings."""
+    """What a suite's table may say beside the suite's own settings. n_samples: of every length, or one for each."""
 
     tasks: tuple[str, ...] = ()
     seq_lens: tuple[int, ...] | None = None
-    n_samples: int | None = None
+    n_samples: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.seq_lens is not None:
             _check_lengths(self.seq_lens)
-        if self.n_samples is not None and self.n_samples < 1:
+        if self.n_samples == () or any(n < 1 for n in self.counts(1)):
             raise ValueError(f"n_samples = {self.n_samples}: it should be at least 1")
+
+    def counts(self, n_lengths: int) -> tuple[int, ...]:
+        """`n_samples` of so many lengths; empty where the table says none."""
+        if isinstance(self.n_samples, int):
+            return (self.n_samples,) * n_lengths
+        return self.n_samples or ()
 
 
 def _check_lengths(seq_lens: tuple[int, ...]) -> None:

@@ -51,7 +51,7 @@ def manifest(plan: Plan) -> dict[str, JSON]:
             if hasattr(planned.method, "rope_scaling")
         ],
         "cells": [_cell(planned) for planned in plan.cells],
-        "report": {name: getattr(plan.report, name) for name in plan.report.__dataclass_fields__},
+        "report": plan.report.as_json(),
         "environment": environment.gather(),
     }
 

@@ -190,8 +190,18 @@ def by_method(cells: Iterable[CellResult]) -> dict[tuple[str, str], list[CellRes
     return found
 
 
-def groups(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
-    """The cells of each suite and, where it has several tasks, of each `suite/task`; in the plan's order."""
+def named_groups(manifest: Mapping[str, JSON]) -> dict[str, list[str]]:
+    """The groups of suites that the run names, and their suites; by name, since a JSON file may keep another order."""
+    return {name: list(suites) for name, suites in sorted(manifest["report"].get("groups", {}).items())}
+
+
+def whole_groups(manifest: Mapping[str, JSON]) -> list[str]:
+    """What is judged as a whole: the suites, then the named groups of suites."""
+    return [*manifest["suites"], *named_groups(manifest)]
+
+
+def groups(cells: Sequence[CellResult], named: Mapping[str, Sequence[str]]) -> dict[str, list[CellResult]]:
+    """The cells of each suite and, where it has several tasks, of each `suite/task`; then of each named group."""
     tasks: dict[str, dict[str, None]] = {}
     for cell in cells:
         tasks.setdefault(cell.entry["suite"], {})[cell.entry["task"]] = None
@@ -201,4 +211,6 @@ def groups(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
         found[suite] = ours
         if len(names) > 1:
             found |= {f"{suite}/{task}": [cell for cell in ours if cell.entry["task"] == task] for task in names}
+    for group, suites in named.items():
+        found[group] = [cell for cell in cells if cell.entry["suite"] in suites]
     return found

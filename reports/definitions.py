@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from harness import stats
 from harness.types import JSON
 from reports.cells import FEWER_RESAMPLES, MANY_CELLS
+from reports.firsts import MOST_COMPARED
 
 RULER_THRESHOLD = 0.856  # Llama-2-7B at 4K. Source: arXiv:2404.06654
 NOLIMA_SHARE = 0.85  # Source: arXiv:2502.05167
@@ -59,6 +60,16 @@ def definitions(report: Mapping[str, JSON]) -> dict[str, str]:
             "exact test, two-sided. Holm: adjusted for the number of methods at this suite and length, so that of all "
             "methods together a false difference is shown at most "
             f"{100 * (1 - report['confidence']):.3g} times in a hundred."
+        ),
+        "First": (
+            "The method with the highest score in a suite or group at a length, among those with all its tasks there; "
+            "an unanswered sample counts as 0, likelihoods are compared by their geometric mean over tasks, and of "
+            "equal scores the earlier in the plan is first. Any other method is set against it on the samples both "
+            f"answered, as under Difference. behind: the interval, confidence {level}, lies below 0. tied: it does "
+            "not. The intervals are not adjusted for the number of methods, and the first was picked for its score: "
+            "both call more methods behind than the confidence says, neither calls more tied, so that 'tied with the "
+            "first' is the claim that is hard to reach. That the first is ahead of another takes p after Holm's "
+            f"adjustment over the methods there. At most {MOST_COMPARED} methods a length are compared, the best."
         ),
         "Verdict": (
             f"retained: the whole interval is at or above the margin {report['margin']:g}; lost: the whole interval is "

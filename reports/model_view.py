@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import figures, flat
+from reports.cells import named_groups, whole_groups
 from reports.depths import DepthGrid, depth_grids
 from reports.differences import difference_rows
 from reports.samples import sample_rows
@@ -24,6 +25,22 @@ _DIFFERENCES = [
     "lost",
     "p_value",
     "p_holm",
+]
+_STANDINGS = [
+    "group",
+    "seq_len",
+    "method",
+    "score",
+    "n",
+    "leader",
+    "scale",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "p_holm",
+    "verdict",
+    "reason",
 ]
 _RETENTION = ["group", "method", "retention", "low", "high", "margin", "verdict", "chance_corrected"]
 
@@ -47,6 +64,12 @@ def model_view(model: str, analysis: Analysis) -> dict[str, Any]:
         "hidden": len(head["rows"]) > len(methods),
         "methods_table": flat.methods_table(head, model=model, slug=slug),
         "groups": _groups(model, slug, series, analysis),
+        "standings_table": flat.rows_table(
+            [row for row in analysis.standings if row["model"] == model and row["method"] in methods],
+            _STANDINGS,
+            name=f"{slug}-standings",
+            caption=f"Who is first on {model}",
+        ),
         "tasks": _tasks(slug, series, analysis),
         "heatmaps": _heatmaps(model, slug, methods, analysis),
         "differences": _differences(model, slug, methods, analysis),
@@ -70,7 +93,7 @@ def drawings(view: Mapping[str, Any]) -> list[Any]:
 def tables(view: Mapping[str, Any]) -> list[Any]:
     """The tables of a model's sections."""
     parts = [*view["groups"], *view["tasks"], *view["heatmaps"], view["differences"], *view["factors"]]
-    own = [view["methods_table"], view["retention_table"], view["samples_table"]]
+    own = [view["methods_table"], view["standings_table"], view["retention_table"], view["samples_table"]]
     return [table for table in own + [part["table"] for part in parts] if table.rows]
 
 
@@ -89,11 +112,11 @@ def _parts(view: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _groups(model: str, slug: str, series: Sequence[Series], analysis: Analysis) -> list[dict[str, Any]]:
-    """A part a suite: its figure, its table and its threshold."""
+    """A part a suite or named group: its figure, its tables and its threshold."""
     manifest = analysis.manifest
     window = manifest["models"][model]["original_max_position_embeddings"]
-    found = []
-    for i, suite in enumerate(manifest["suites"]):
+    found, named = [], named_groups(manifest)
+    for i, suite in enumerate(whole_groups(manifest)):
         ours = [s for s in series if s.group == suite]
         if not ours:
             continue
@@ -101,8 +124,10 @@ def _groups(model: str, slug: str, series: Sequence[Series], analysis: Analysis)
         found.append(
             {
                 "name": suite,
+                "of": named.get(suite, []),
                 "slug": name,
                 "series": ours,
+                "standings": _standings(model, suite, f"{slug}-first{i}", ours, analysis),
                 "likelihood": ours[0].kind == "likelihood",
                 "lengths": sorted({point.seq_len for s in ours for point in s.points}),
                 "threshold": ours[0].threshold,
@@ -110,11 +135,31 @@ def _groups(model: str, slug: str, series: Sequence[Series], analysis: Analysis)
                 "figure": figures.by_length(
                     ours, base=manifest["report"]["base"], window=window, name=f"{name}-figure"
                 ),
-                "cells": _addresses(ours) if len(manifest["metrics"][suite]) == 1 else {},
+                "cells": _addresses(ours) if suite not in named and len(manifest["metrics"][suite]) == 1 else {},
                 "table": flat.points_table(ours, name=name, caption=f"{suite} by length on {model}"),
             }
         )
     return found
+
+
+def _standings(
+    model: str, group: str, slug: str, series: Sequence[Series], analysis: Analysis
+) -> dict[str, Any] | None:
+    """Who is first at each length, for the methods shown; the first may be one that is not."""
+    every = [row for row in analysis.standings if row["model"] == model and row["group"] == group]
+    if not every:
+        return None
+    methods = [s.method for s in series]
+    rows = [row for row in every if row["method"] in methods]
+    n = [row["n"] for row in rows if row["verdict"] is not None]
+    return {
+        "slug": slug,
+        "methods": [method for method in methods if any(row["method"] == method for row in rows)],
+        "lengths": list(dict.fromkeys(row["seq_len"] for row in rows)),
+        "rows": {(row["method"], row["seq_len"]): row for row in rows},
+        "leaders": {row["seq_len"]: row["leader"] for row in every},
+        "n": [min(n), max(n)] if n else None,
+    }
 
 
 def _addresses(series: Sequence[Series]) -> dict[tuple[str, int], str]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness import catalogue
-from harness.config import ReportSettings
 from harness.errors import RequestError
 from harness.manifest import SCHEMA, cell_key
+from harness.report_settings import ReportSettings, check_groups
 from harness.store import Store
 from harness.types import JSON, STATUSES, MetricKind, Record, Regime, RunData, canonical_json
 from reports.shapes import EACH, Shape, wrong_shapes
@@ -149,8 +149,10 @@ def _wrong_manifest(manifest: Any) -> list[str]:
 
 
 def _wrong_settings(manifest: Mapping[str, JSON]) -> Iterator[str]:
+    kinds = {label: {metric["kind"] for metric in tasks.values()} for label, tasks in manifest["metrics"].items()}
     try:
-        catalogue.build(ReportSettings, manifest["report"], where="report")
+        report: ReportSettings = catalogue.build(ReportSettings, manifest["report"], where="report")
+        check_groups(report.groups, kinds)
     except RequestError as error:
         yield f"run.json: {error}"
     for label, tasks in manifest["metrics"].items():

@@ -11,8 +11,9 @@ from typing import Any
 
 from harness import stats
 from harness.types import JSON, RunData
-from reports.cells import CellResult, by_method, groups, in_plan_order, number, one_regime, read_cells
+from reports.cells import CellResult, by_method, groups, in_plan_order, named_groups, number, one_regime, read_cells
 from reports.definitions import NOLIMA_SHARE, RULER_THRESHOLD, definitions
+from reports.firsts import standing_rows
 from reports.retention import retention_rows
 
 
@@ -47,7 +48,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A method's scores in a group (`suite`, or `suite/task`), by tested length. kind: `likelihood` where all is."""
+    """A method's scores in a group (`suite`, `suite/task`, or several suites) by length.
+
+    kind: `likelihood` where all is.
+    """
 
     model: str
     method: str
@@ -89,6 +93,7 @@ class Analysis:
     scores: list[dict[str, Any]]
     series: list[Series]
     retention: list[dict[str, Any]]
+    standings: list[dict[str, Any]]
 
     @cached_property
     def by_method(self) -> dict[tuple[str, str], list[CellResult]]:
@@ -100,12 +105,14 @@ def analyse(run: RunData) -> Analysis:
     """Every number of a run, in the plan's order."""
     cells, manifest = read_cells(run), in_plan_order(run.manifest)
     confidence = manifest["report"]["confidence"]
+    series = _all_series(manifest, cells)
     return Analysis(
         manifest=manifest,
         cells=cells,
         scores=[_score_row(cell, confidence) for cell in cells],
-        series=_all_series(manifest, cells),
+        series=series,
         retention=retention_rows(manifest, cells),
+        standings=standing_rows(manifest, cells, series),
     )
 
 
@@ -121,6 +128,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "scores": analysis.scores,
         "effective_length": [_effective_length_row(series) for series in analysis.series],
         "retention": analysis.retention,
+        "standings": analysis.standings,
         "environment": analysis.manifest["environment"],
     }
 
@@ -156,10 +164,10 @@ def _score_row(cell: CellResult, confidence: float) -> dict[str, Any]:
 def _all_series(manifest: Mapping[str, JSON], cells: Sequence[CellResult]) -> list[Series]:
     report = manifest["report"]
     found = []
-    members_of = groups(cells)
+    members_of = groups(cells, named_groups(manifest))
     for model in manifest["models"]:
         for group, members in members_of.items():
-            tasks = {cell.entry["task"] for cell in members}
+            tasks = {_task(cell) for cell in members}
             ours_of = by_method(members)
             lengths = {method: _lengths(tasks, ours_of.get((model, method), ())) for method in manifest["methods"]}
             threshold = _threshold(report, lengths.get(report["base"], {}))
@@ -169,12 +177,16 @@ def _all_series(manifest: Mapping[str, JSON], cells: Sequence[CellResult]) -> li
     return found
 
 
-def _lengths(tasks: set[str], cells: Sequence[CellResult]) -> dict[int, list[CellResult]]:
+def _task(cell: CellResult) -> tuple[str, str]:
+    return cell.entry["suite"], cell.entry["task"]
+
+
+def _lengths(tasks: set[tuple[str, str]], cells: Sequence[CellResult]) -> dict[int, list[CellResult]]:
     """The cells of each length at which every one of the tasks is planned, shortest first."""
     found: dict[int, list[CellResult]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seq_len):
         found.setdefault(cell.seq_len, []).append(cell)
-    return {length: members for length, members in found.items() if {c.entry["task"] for c in members} == tasks}
+    return {length: members for length, members in found.items() if {_task(c) for c in members} == tasks}
 
 
 def _threshold(report: Mapping[str, JSON], base: Mapping[int, Sequence[CellResult]]) -> Threshold:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from reports.cells import whole_groups
 from reports.tables import Analysis, Series
 from reports.text import effective, percent, span
 
@@ -17,7 +18,7 @@ def _reach(model: str, analysis: Analysis) -> list[dict[str, str]]:
     window = manifest["models"][model]["original_max_position_embeddings"]
     base = manifest["report"]["base"]
     lines = []
-    for suite in manifest["suites"]:
+    for suite in whole_groups(manifest):
         ours = {s.method: s for s in analysis.series if s.model == model and s.group == suite}
         if ours:
             lines.append({"term": f"Reach in {suite}", **_furthest(ours, base, window)})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness import stats
-from reports.cells import CellResult
+from reports.cells import CellResult, whole_groups
 from reports.tables import Analysis, Series
 
 _MOST_ERROR_TEXT = 300  # characters
@@ -27,8 +27,8 @@ def completeness(analysis: Analysis) -> dict[str, Any]:
 
 
 def headline(model: str, analysis: Analysis) -> dict[str, Any]:
-    """A row a method: effective length and scores a suite, retention over all suites, cost."""
-    suites = [name for name in analysis.manifest["suites"] if any(s.group == name for s in analysis.series)]
+    """A row a method: effective length and scores a suite or group, retention over all suites, cost."""
+    suites = [name for name in whole_groups(analysis.manifest) if any(s.group == name for s in analysis.series)]
     series = {(s.group, s.method): s for s in analysis.series if s.model == model}
     lengths = {
         suite: sorted({p.seq_len for (group, _), s in series.items() if group == suite for p in s.points})

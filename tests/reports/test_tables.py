@@ -245,7 +245,7 @@ def test_the_summary_is_plain_json_with_rounded_numbers():
     summary = tables.summary(rich())
     text = json.dumps(summary, allow_nan=False)
     assert json.loads(text) == summary
-    assert list(summary) == ["definitions", "scores", "effective_length", "retention", "environment"]
+    assert list(summary) == ["definitions", "scores", "effective_length", "retention", "standings", "environment"]
     assert all(number == float(f"{number:.6g}") for number in _floats(summary))
 
 
