@@ -1,0 +1,217 @@
+"""Writes the numbers of README.md from the committed results of this folder.
+
+    python docs/study/fill.py            # after a new run: the text's numbers follow
+    python docs/study/fill.py --check    # exits 1 where one differs
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->` and is written whole. In the text a number stands before
+a comment with its place, `FILE KIND KEYS... FIELD[:FORMAT]`:
+
+    0.93<!--summary group trained_longrope2 retrieval 4096 score:.2f-->
+    4096<!--summary effective trained_longrope2 retrieval effective_length-->
+    0.99<!--summary retention trained_longrope2 all low:.2f-->
+    0.11<!--factors/fast file losses.found.test:.2f-->
+
+FILE is one of this folder's without its suffix; `KINDS` says what the keys choose.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TEXT = HERE / "README.md"
+MARKED = re.compile(r"(?P<value>[^\s|<>()\[\],]+)(?P<comment><!--(?P<place>[^>]*)-->)")
+TABLE = re.compile(r"(?P<head><!-- table (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+
+FREE = (
+    "vanilla", "position_interpolation", "ntk", "dynamic_ntk", "ntk_by_parts", "yarn", "llama3", "abf", "cope",
+    "mrrope_pro", "resonance_yarn", "longrope", "longrope2_closed_form", "longrope2_paper", "longrope2_fast",
+)  # fmt: skip
+TRAINED = ("trained_pi", "trained_ntk", "trained_yarn", "trained_longrope", "trained_longrope2")
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+MARKS = {"first": " **1st**", "tied": " =", "behind": ""}
+
+
+@cache
+def load(name: str) -> Any:
+    """A committed result."""
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def one(rows: Iterable[dict[str, Any]], **keys: Any) -> dict[str, Any]:
+    """The only row with these values. Raises LookupError."""
+    found = [row for row in rows if all(str(row[name]) == str(value) for name, value in keys.items())]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rows of {keys}")
+    return found[0]
+
+
+def score(data: Any, method: str, suite: str, task: str, seq_len: Any) -> dict[str, Any]:
+    """A cell's score."""
+    return one(data["scores"], method=method, suite=suite, task=task, seq_len=seq_len)
+
+
+def group(data: Any, method: str, name: str, seq_len: Any) -> dict[str, Any]:
+    """A method in a suite or group at a length, and how it stands there."""
+    return one(data["standings"], method=method, group=name, seq_len=seq_len)
+
+
+def effective(data: Any, method: str, name: str) -> dict[str, Any]:
+    """A method's effective length in a suite or group."""
+    return one(data["effective_length"], method=method, group=name)
+
+
+def retention(data: Any, method: str, name: str) -> dict[str, Any]:
+    """A method's retention in a suite, or in `all`."""
+    return one(data["retention"], method=method, group=name)
+
+
+def factors(data: Any) -> dict[str, Any]:
+    """A search's result: all it says, and where its factors reach the ratio."""
+    ratio = data["target_length"] / data["original_max_position_embeddings"]
+    found = data["long_factor"] if "long_factor" in data else data["rescale_factors"]
+    return data | {
+        "ratio": ratio,
+        "factors": found,
+        "largest": max(found),
+        "largest_over_ratio": max(found) / ratio,
+        "first_at_ratio": next((i for i, factor in enumerate(found) if factor >= ratio), None),
+        "lowest_kept": next(i for i, factor in enumerate(found) if factor >= 1.005),
+    }
+
+
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "score": score,
+    "group": group,
+    "effective": effective,
+    "retention": retention,
+    "factors": factors,
+}
+
+
+def value(place: str) -> str:
+    """What the text should say. Raises LookupError for a place that is not in the results."""
+    file, kind, *keys, field = place.split()
+    name, _, form = field.partition(":")
+    row: Any = KINDS[kind](load(file), *keys)
+    for part in name.split("."):
+        row = row[int(part)] if isinstance(row, list) else row[part]
+    if row is None:
+        return "-"
+    return format(row, form) if form else str(row)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main_table() -> str:
+    """Every method: retrieval by length, effective length, retention."""
+    rows = []
+    for method in (*FREE, *TRAINED):
+        places = [group(load("summary"), method, "retrieval", length) for length in LENGTHS]
+        reach = effective(load("summary"), method, "retrieval")
+        row = [f"`{method}`", *(f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places)]
+        row.append(f"[{reach['effective_length'] or '<512'}, {reach['point_rule'] or '<512'}]")
+        kept = retention(load("summary"), method, "all") if method != "vanilla" else None
+        row.append("base" if kept is None else f"{kept['retention']:.2f} ({kept['low']:.2f} to {kept['high']:.2f})")
+        rows.append(row)
+    return _markdown(["method", *map(str, LENGTHS), "effective length", "retention"], rows)
+
+
+def perplexity_table() -> str:
+    """Perplexity inside the window and at 4096."""
+    places = [(task, length) for task in ("docs_whole", "essay_whole") for length in (128, 256, 512)]
+    rows = []
+    for method in ("vanilla", "yarn", "longrope2_fast", *TRAINED):
+        found = [score(load("summary"), method, "perplexity_short", *place) for place in places]
+        found.append(score(load("summary"), method, "perplexity_long", "essay_whole", 4096))
+        rows.append([f"`{method}`", *(f"{cell['perplexity']:.0f}" for cell in found)])
+    return _markdown(["method", *(f"{t.split('_')[0]}, {n}" for t, n in places), "essay, 4096"], rows)
+
+
+def search_table() -> str:
+    """What the searches found."""
+    rows = []
+    for name in ("fast", "longrope2", "longrope"):
+        found = factors(load(f"factors/{name}"))
+        losses, spent = found["losses"], found["search"]
+        first = found["first_at_ratio"]
+        rows.append(
+            [
+                f"`study-tiny-{name}`",
+                f"{spent['spent']:.0f} of {spent['n_documents']} documents",
+                f"{losses['found']['held_out']:.2f}",
+                f"{losses['yarn']['held_out']:.2f}",
+                f"{found['documents']['held_out']['n_documents']}",
+                "none" if first is None else str(first),
+                f"{found['largest_over_ratio']:.2f}",
+                f"{found['attention_factor']:.2f}",
+            ]
+        )
+    head = ["search", "forward-equivalents", "held-out loss", "YaRN's", "documents", "first pair at the ratio"]
+    return _markdown([*head, "largest factor over the ratio", "attention factor"], rows)
+
+
+def ablation_table() -> str:
+    """The searches' ablations, and the tie to NTK without a search."""
+    files = {"base": "base", "theoretical_pair": "theoretical-pair", "plain_perplexity": "perplexity"}
+    files["all_pairs"] = "all-pairs"
+    rows = []
+    for method in (*files, "tied_to_ntk", "lowest_pairs_kept", "yarn"):
+        cells = [score(load("ablations"), method, "needle_4_keys", f"keys4_{text}", 2048) for text in ("docs", "noise")]
+        shown = [f"{cell['score']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells]
+        loss = load(f"factors/ablation-{files[method]}")["losses"]["found"] if method in files else None
+        shown.append(f"{loss['test']:.2f} ± {loss['test_standard_error']:.2f}" if loss else "")
+        rows.append([f"`{method}`", *shown])
+    return _markdown(["", "4 keys in docs, 2048", "4 keys in noise, 2048", "test loss of the search"], rows)
+
+
+def mixing_table() -> str:
+    """Training with and without mixing."""
+    rows = []
+    for method in ("vanilla", "mixed", "unmixed", "unmixed_original_inside", "mixed_tied_to_ntk"):
+        places = [group(load("mixing"), method, "retrieval", length) for length in (512, 4096)]
+        cells = [score(load("mixing"), method, "perplexity_short", "essay_whole", n) for n in (128, 256, 512)]
+        rows.append(
+            [
+                f"`{method}`",
+                *(f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places),
+                " ".join(f"{cell['perplexity']:.0f}" for cell in cells),
+            ]
+        )
+    return _markdown(["", "retrieval, 512", "retrieval, 4096", "perplexity of essays at 128, 256, 512"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "main": main_table,
+    "perplexity": perplexity_table,
+    "searches": search_table,
+    "ablations": ablation_table,
+    "mixing": mixing_table,
+}
+
+
+def filled(text: str) -> str:
+    """The text with every table and every marked number as the results have it."""
+    text = TABLE.sub(lambda match: match["head"] + TABLES[match["name"]]() + match["end"], text)
+    return MARKED.sub(lambda match: value(match["place"].strip()) + match["comment"], text)
+
+
+def main() -> int:
+    """Fills in, or checks; returns the exit code."""
+    text = TEXT.read_text(encoding="utf-8")
+    new = filled(text)
+    if "--check" in sys.argv[1:]:
+        return int(new != text)
+    TEXT.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
