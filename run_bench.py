@@ -41,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
     if known and not todo and report.exists():
         print(f"nothing to do: all {len(cells)} cells are finished")
     else:
-        _run_cells(args, plan, store, cells, todo)
+        with importing():
+            from harness.executors import execute
+        execute(
+            plan, store, cells, executor=args.executor, device=args.device, address=args.address,
+            then=lambda: _write_report(store.folder, report),
+        )  # fmt: skip
     outcome = runner.outcome(store, cells)
     print(report)
     if outcome.n_failed:
@@ -49,23 +54,12 @@ def run(args: argparse.Namespace) -> int:
     return CELLS_FAILED if outcome.n_failed else DONE
 
 
-def _run_cells(args: argparse.Namespace, plan, store, cells, todo) -> None:  # type: ignore[no-untyped-def]
-    with importing():
-        from rich.console import Console
+def status(args: argparse.Namespace) -> int:
+    """Print how far a run is, from outside."""
+    from harness.status import status_text
 
-        from harness import runner
-        from harness.manifest import manifest
-        from harness.models.loading import check_device
-        from harness.progress import RunProgress
-
-    device = str(check_device(args.device))
-    contents = manifest(plan)
-    runner.check_lengths(todo)
-    runner.check_machine(todo, device)
-    with store.opened_for(contents):
-        with RunProgress(todo, Console(stderr=True)).shown() as progress:
-            runner.run(plan, store, cells, device=device, progress=progress)
-        _write_report(store.folder, store.folder / "report.html")
+    print(status_text(Path(args.run)))
+    return DONE
 
 
 def search(args: argparse.Namespace) -> int:
@@ -293,7 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--only", default="*", metavar="PATTERN", help="cells whose model/method/suite/task/length match")
     verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     verb.add_argument("--dry-run", action="store_true", help="print the cells that would run")
+    verb.add_argument("--executor", choices=["local", "ray"], default="local", help="this process, or a Ray cluster")
+    verb.add_argument("--address", help="of the Ray cluster (default: RAY_ADDRESS, else one on this machine)")
     verb.set_defaults(function=run)
+
+    verb = verbs.add_parser("status", help="how far a run is, and what its workers do")
+    verb.add_argument("run", help="a results folder")
+    verb.set_defaults(function=status)
 
     verb = verbs.add_parser("search", help="find LongRoPE2's rescale factors for one model and target length")
     verb.add_argument("config", help="a name in harness/presets/search, or the path of a TOML file")

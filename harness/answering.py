@@ -85,6 +85,20 @@ def not_attempted(planned: PlannedCell, example: Example, n_tokens: int, model: 
     return _record(planned, example, model, status="oom", error=error)
 
 
+def given_up(planned: PlannedCell, example: Example, reason: str, tokenizer: Any) -> Record:
+    """The record of a sample that nobody answers, since it takes down the process that tries."""
+    return Record(
+        cell_key=planned.cell.key,
+        example_id=example.id,
+        status="error",
+        error=reason[:500],
+        n_prompt_tokens=_n_prompt_tokens(example),
+        answers=tuple(example.answers),
+        metadata=example.metadata,
+        excerpt=excerpt(example, tokenizer),
+    )
+
+
 def _outputs(
     planned: PlannedCell, examples: Sequence[Example], model: Any, run: RunSettings
 ) -> Iterator[tuple[Example, Output, Regime]]:
@@ -191,7 +205,7 @@ def _record(
         example_id=example.id,
         status=status,
         output=output.text,
-        n_prompt_tokens=len(example.prompt_ids) or sum(len(segment.token_ids) for segment in example.segments),
+        n_prompt_tokens=_n_prompt_tokens(example),
         n_new_tokens=len(output.token_ids),
         scored=tuple((sum(row), all(greedy)) for row, greedy in zip(output.logprobs, output.greedy, strict=True)),
         stopped=output.stopped,
@@ -203,6 +217,10 @@ def _record(
         excerpt=excerpt(example, model.tokenizer),
         **found,
     )
+
+
+def _n_prompt_tokens(example: Example) -> int:
+    return len(example.prompt_ids) or sum(len(segment.token_ids) for segment in example.segments)
 
 
 @contextmanager

@@ -28,15 +28,19 @@ class RunSettings:
     sample_timeout_s: seconds a sample may take, alone then; 0 is no bound.
     early_stop: a generation ends when its score can no longer change, where the suite can tell; its record says so.
     kv_offload: keys and values may go to host memory where a GPU's runs out.
+    gpus: of a cluster's worker, a part of one or one; where nothing is said one, or none on a cluster without GPUs.
     """
 
     sample_timeout_s: float = 0.0
     early_stop: bool = True
     kv_offload: bool = False
+    gpus: float | None = None
 
     def __post_init__(self) -> None:
         if self.sample_timeout_s < 0:
             raise ValueError(f"sample_timeout_s = {self.sample_timeout_s:g}: it should be 0 or more")
+        if self.gpus is not None and not 0 <= self.gpus <= 1:
+            raise ValueError(f"gpus = {self.gpus:g}: it should be 0, a part of a GPU such as 0.5, or 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,10 +98,9 @@ def run(
         progress.says(f"loading {request.label}")
         model = load(request, device=device, may_offload=plan.run.kv_offload)
         work = _Work(
-            model=model,
+            answers=Answers(model=model, run=plan.run),
             samples=samples,
             store=store,
-            run=plan.run,
             progress=progress,
             environment={**gather(), **device_facts(device)},
         )
@@ -123,32 +122,18 @@ def outcome(store: Store, cells: Sequence[PlannedCell]) -> Outcome:
 
 
 @dataclass(kw_only=True)
-class _Work:
-    """The cells of one model. `too_long`: the shortest sample that ran out of memory, by method and suite."""
+class Answers:
+    """A model's records. `too_long`: the shortest sample that ran out of memory, by method and suite."""
 
     model: Any
-    samples: SampleCache
-    store: Store
     run: RunSettings
-    progress: Progress
-    environment: Mapping[str, JSON]
     too_long: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def cell(self, planned: PlannedCell) -> None:
-        """Answer what has no record yet, then finish the cell."""
-        key = planned.cell.key
-        done = {record.example_id for record in self.store.records(key)}
-        self.progress.started(planned, len(done))
-        left = (example for example in self.samples.of(planned) if example.id not in done)
-        with self.store.appending(key) as writer:
-            for group in together(left, planned.method.method, getattr(self.model, "rope", None)):
-                for record in self._records(planned, group):
-                    writer.append(record)
-                    self.progress.advanced(planned, record)
-            engine = {"attention": planned.cell.attention, **asdict(self.model.limits)}
-            writer.finish({"environment": self.environment, "engine": engine})
+    def groups(self, planned: PlannedCell, examples: Iterable[Example]) -> Iterator[list[Example]]:
+        """Samples of a cell in the groups, and the order, in which they are answered."""
+        return together(examples, planned.method.method, getattr(self.model, "rope", None))
 
-    def _records(self, planned: PlannedCell, group: Sequence[Example]) -> Iterator[Record]:
+    def records(self, planned: PlannedCell, group: Sequence[Example]) -> Iterator[Record]:
         """Records of a group. One that ran out of memory stops all that are not shorter."""
         key, n_tokens = (planned.cell.method_label, planned.cell.suite_label), {e.id: e.n_tokens for e in group}
         left = list(group)
@@ -164,6 +149,34 @@ class _Work:
                     self.too_long[key] = n_tokens[record.example_id]
                     break
 
+    def engine(self, planned: PlannedCell) -> dict[str, JSON]:
+        """What a finished cell says of how it was answered."""
+        return {"attention": planned.cell.attention, **asdict(self.model.limits)}
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """The cells of one model, in this process."""
+
+    answers: Answers
+    samples: SampleCache
+    store: Store
+    progress: Progress
+    environment: Mapping[str, JSON]
+
+    def cell(self, planned: PlannedCell) -> None:
+        """Answer what has no record yet, then finish the cell."""
+        key = planned.cell.key
+        done = {record.example_id for record in self.store.records(key)}
+        self.progress.started(planned, len(done))
+        left = (example for example in self.samples.of(planned) if example.id not in done)
+        with self.store.appending(key) as writer:
+            for group in self.answers.groups(planned, left):
+                for record in self.answers.records(planned, group):
+                    writer.append(record)
+                    self.progress.advanced(planned, record)
+            writer.finish({"environment": self.environment, "engine": self.answers.engine(planned)})
+
 
 def _restart() -> None:
     """This process with the same command, from its beginning: a lost GPU serves a new one."""
@@ -173,6 +186,7 @@ def _restart() -> None:
 
 
 __all__ = [
+    "Answers",
     "Outcome",
     "Progress",
     "answer",

@@ -46,13 +46,22 @@ class SampleCache:
 
     def of(self, planned: PlannedCell) -> Iterator[Example]:
         """The planned samples of a cell, in order."""
-        if not self._has(_key(planned), planned.cell.n_samples):
-            self._build(planned, {})
-        path = self._path(_key(planned))
-        entries = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        entries, path = self._entries(planned)
         token_ids = np.load(path.with_suffix(".npy"), mmap_mode="r")
-        for entry in entries[: planned.cell.n_samples]:
+        for entry in entries:
             yield _example(entry, token_ids)
+
+    def ids(self, planned: PlannedCell) -> list[str]:
+        """The ids of a cell's planned samples, in order."""
+        return [entry["id"] for entry in self._entries(planned)[0]]
+
+    def _entries(self, planned: PlannedCell) -> tuple[list[dict[str, JSON]], Path]:
+        key = _key(planned)
+        if not self._has(key, planned.cell.n_samples):
+            self._build(planned, {})
+        path = self._path(key)
+        entries = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return entries[: planned.cell.n_samples], path
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 JSON = Any  # None, bool, int, float, str, or lists and string-keyed mappings of them
@@ -56,7 +57,7 @@ class Cell:
     method_label: str = field(compare=False)
     suite_label: str = field(compare=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """sha256 in hex of the canonical JSON of the identity."""
         identity = asdict(self)

@@ -180,10 +180,9 @@ def work(tmp_path):
         cells = {length: samples(f"a{length}", f"b{length}", n_prompt=length - 4) for length in lengths}
         yield (
             runner._Work(
-                model=model,
+                answers=runner.Answers(model=model, run=RunSettings()),
                 samples=SimpleNamespace(of=lambda p: iter(cells[p.cell.seq_len])),
                 store=store,
-                run=RunSettings(),
                 progress=Progress(),
                 environment={},
             ),

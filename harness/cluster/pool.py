@@ -1,0 +1,195 @@
+"""Workers as actors of a Ray cluster. All that Longreach asks of Ray is in this file."""
+
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.cluster.driver import Event, Loss
+from harness.cluster.worker import Facts, Order, Worker
+from harness.config import RunSettings
+from harness.errors import RequestError
+
+_ANSWER_S = 10.0  # for an address
+_FORM = "it should be HOST:PORT of a Ray cluster's head, or auto for the cluster that this machine belongs to"
+
+
+class RayPool:
+    """Starts an actor a worker, with one CPU and the GPUs that the preset states."""
+
+    def __init__(self, run: RunSettings, *, gpus: float, device: str) -> None:
+        import ray
+
+        self._ray, self._run, self._gpus, self._device = ray, run, gpus, device
+        self._class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(
+            _actor_class()
+        )
+        self._actors: dict[int, Any] = {}
+        self._nodes: dict[int, str] = {}
+        self._due: dict[int, deque[Any]] = {}  # what each worker has still to answer
+        self._whose: dict[Any, int] = {}
+        self._n_started = 0
+
+    def room(self) -> int:
+        """How many workers fit the nodes that are there, whoever else uses them."""
+        return sum(workers_of(node["Resources"], self._gpus) for node in self._ray.nodes() if node["Alive"])
+
+    def start(self) -> int:
+        """A new worker; it says its facts when there is a place for it."""
+        worker = self._n_started
+        self._n_started += 1
+        self._actors[worker] = self._class.remote(self._run, self._device)
+        self._due[worker] = deque()
+        self._await(worker, self._actors[worker].facts.remote())
+        return worker
+
+    def stop(self, worker: int) -> None:
+        """End a worker."""
+        self._forget(worker)
+        self._ray.kill(self._actors.pop(worker), no_restart=True)
+
+    def send(self, worker: int, order: Order | None, drops: Sequence[str]) -> None:
+        """Ask a worker for a step."""
+        self._await(worker, self._actors[worker].step.remote(order, tuple(drops)))
+
+    def events(self, timeout_s: float) -> Sequence[tuple[int, Event]]:
+        """What workers answered, each one's in its order; waits for the first."""
+        refs = list(self._whose)
+        ready, rest = self._ray.wait(refs, timeout=timeout_s, fetch_local=False) if refs else ([], [])
+        if ready and rest:
+            ready += self._ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
+        there, found = set(ready), []
+        for worker in dict.fromkeys(self._whose[ref] for ref in ready):
+            due = self._due[worker]
+            while due and due[0] in there:
+                event = self._answer(worker, due[0])
+                found.append((worker, event))
+                if isinstance(event, Loss):
+                    self._forget(worker)
+                    self._ray.kill(self._actors.pop(worker), no_restart=True)
+                    break
+                del self._whose[due.popleft()]
+        return found
+
+    def _answer(self, worker: int, ref: Any) -> Event:
+        from ray.exceptions import RayActorError, RayError, RayTaskError
+
+        try:
+            event: Event = self._ray.get(ref)
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayActorError as error:
+            return Loss(reason=_last_words(error), blame=not self._node_died(worker, str(error)))
+        except RayError as error:  # memory, disk, an object that went with its node
+            return Loss(reason=_last_words(error), blame=not self._node_died(worker, str(error)))
+        if isinstance(event, Facts):
+            self._nodes[worker] = event.node
+        return event
+
+    def _node_died(self, worker: int, text: str) -> bool:
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        return (
+            "node has died" in text or "node was terminated" in text or self._nodes.get(worker, "") not in {*alive, ""}
+        )
+
+    def _await(self, worker: int, ref: Any) -> None:
+        self._due[worker].append(ref)
+        self._whose[ref] = worker
+
+    def _forget(self, worker: int) -> None:
+        for ref in self._due.pop(worker, ()):
+            self._whose.pop(ref, None)
+        self._nodes.pop(worker, None)
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at an address, or start one on this machine. Raises RequestError."""
+    try:
+        import ray
+    except ImportError as error:
+        raise RequestError("--executor ray: Ray is not installed: pip install 'longreach[ray]'") from error
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if where not in ("local", "auto"):
+        _check_answers(where)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RAY_worker_niceness", "0"
+    )  # of workers started here: at Ray's own 15 any other work stops them
+    options: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
+    try:
+        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise RequestError(f"Ray cluster '{where}' cannot be joined: {_last_words(error)}") from error
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that was started here ends."""
+    import ray
+
+    ray.shutdown()
+
+
+def gpus_and_device(run: RunSettings, device: str, n_cells: int) -> tuple[float, str]:
+    """The GPUs of a worker, and its device. Raises RequestError for a cluster that has no room for one.
+
+    device: what the command was given: `auto`, `cpu` or `cuda`.
+    """
+    import ray
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise RequestError(f"device '{device}': a cluster's workers choose theirs: it should be auto, cpu or cuda")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    stated = run.gpus if run.gpus is not None else float(device == "cuda" or most > 0)
+    gpus = 0.0 if device == "cpu" else stated
+    if device == "cuda" and not gpus:
+        raise RequestError("device 'cuda': the preset says [run] gpus = 0: it should be a part of a GPU, or 1")
+    if not any(workers_of(node, gpus) for node in nodes):
+        raise RequestError(
+            f"each of {n_cells} cells needs 1 CPU and {gpus:g} GPUs ([run] gpus), the cluster has {len(nodes)} nodes, "
+            f"and the most on one are {max((node.get('CPU', 0.0) for node in nodes), default=0.0):g} CPUs and "
+            f"{most:g} GPUs"
+        )
+    return gpus, "cuda" if gpus else "cpu"
+
+
+def workers_of(resources: dict[str, float], gpus: float) -> int:
+    """How many workers a node holds."""
+    by_cpu = int(resources.get("CPU", 0.0))
+    if not gpus:
+        return by_cpu
+    return min(by_cpu, int(resources.get("GPU", 0.0)) * int(1 / gpus + 1e-9))
+
+
+def _actor_class() -> type:
+    import ray
+
+    class RayWorker(Worker):
+        """A worker that knows its node."""
+
+        def facts(self) -> Facts:
+            return replace(super().facts(), node=ray.get_runtime_context().get_node_id())
+
+    return RayWorker
+
+
+def _check_answers(address: str) -> None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise RequestError(f"Ray cluster '{address}': {_FORM}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise RequestError(f"Ray cluster '{address}': nobody answers there ({error}): {_FORM}") from error
+
+
+def _last_words(error: Exception) -> str:
+    """What is worth a line of Ray's paragraphs."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    skipped = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "The actor died")
+    kept = [line for line in lines if not line.startswith(skipped)] or lines or [type(error).__name__]
+    text = kept[-1] if "Error" in kept[-1].split(":")[0] else kept[0]
+    return text.partition(" Some common causes")[0].rpartition("Worker exit detail: ")[2][:300]
