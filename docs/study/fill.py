@@ -1,4 +1,4 @@
-"""Writes the numbers of README.md from the committed results of this folder.
+"""Writes the numbers of README.md, and of the study's part of the project's, from the results in this folder.
 
     python docs/study/fill.py            # after a new run: the text's numbers follow
     python docs/study/fill.py --check    # exits 1 where one differs
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-TEXT = HERE / "README.md"
+TEXTS = (HERE / "README.md", HERE.parents[1] / "README.md")
 MARKED = re.compile(r"(?P<value>[^\s|<>()\[\],]+)(?P<comment><!--(?P<place>[^>]*)-->)")
 TABLE = re.compile(r"(?P<head><!-- table (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
@@ -112,8 +112,17 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def main_table() -> str:
     """Every method: retrieval by length, effective length, retention."""
+    return _reach((*FREE, *TRAINED))
+
+
+def front_table() -> str:
+    """The same of the best known."""
+    return _reach(("vanilla", "position_interpolation", "ntk", "yarn", "longrope2_fast", *TRAINED))
+
+
+def _reach(methods: Iterable[str]) -> str:
     rows = []
-    for method in (*FREE, *TRAINED):
+    for method in methods:
         places = [group(load("summary"), method, "retrieval", length) for length in LENGTHS]
         reach = effective(load("summary"), method, "retrieval")
         row = [f"`{method}`", *(f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places)]
@@ -190,6 +199,7 @@ def mixing_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "main": main_table,
+    "front": front_table,
     "perplexity": perplexity_table,
     "searches": search_table,
     "ablations": ablation_table,
@@ -205,12 +215,14 @@ def filled(text: str) -> str:
 
 def main() -> int:
     """Fills in, or checks; returns the exit code."""
-    text = TEXT.read_text(encoding="utf-8")
-    new = filled(text)
-    if "--check" in sys.argv[1:]:
-        return int(new != text)
-    TEXT.write_text(new, encoding="utf-8")
-    return 0
+    differs = False
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        new = filled(text)
+        differs |= new != text
+        if "--check" not in sys.argv[1:]:
+            path.write_text(new, encoding="utf-8")
+    return int(differs and "--check" in sys.argv[1:])
 
 
 if __name__ == "__main__":
