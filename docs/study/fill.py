@@ -84,12 +84,18 @@ def factors(data: Any) -> dict[str, Any]:
     }
 
 
+def whole(data: dict[str, Any]) -> dict[str, Any]:
+    """A file as it is."""
+    return data
+
+
 KINDS: dict[str, Callable[..., dict[str, Any]]] = {
     "score": score,
     "group": group,
     "effective": effective,
     "retention": retention,
     "factors": factors,
+    "file": whole,
 }
 
 
@@ -197,6 +203,32 @@ def mixing_table() -> str:
     return _markdown(["", "retrieval, 512", "retrieval, 4096", "perplexity of essays at 128, 256, 512"], rows)
 
 
+def paper_table() -> str:
+    """What the paper printed for the same ablations: RULER at 128k, percent, with the ablation and without it."""
+    sys.path.insert(0, str(HERE.parents[1]))
+    from reports import published
+
+    tables = published.load("longrope2").tables
+    rows = []
+    for model, name in (("phi3", "Phi3-mini"), ("llama3", "LLaMA3-8B")):
+        for number, ours, row, beside in PAPER:
+            table = tables[f"ablation-{number}-{model}"]
+            whole = table if beside in table.rows else tables[table.beside]
+            change = table if row in table.rows else tables[table.beside]
+            scores = change.number(row, 131_072), whole.number(beside, 131_072)
+            rows.append([name, table.place, ours, f"{row}: {scores[0]:.2f}", f"{beside}: {scores[1]:.2f}"])
+    return _markdown(["the paper's model", "table", "ours", "with the ablation", "without"], rows)
+
+
+# Table, our row, the ablated row and the whole one. Table 5 changes baselines: the theoretical pair is the ablation.
+PAPER = (
+    ("5", "`theoretical_pair`", "YaRN", "YaRN-rcd"),
+    ("5", "`theoretical_pair`", "NTK", "NTK-rcd"),
+    ("6", "`plain_perplexity`", "plain PPL", "LongRoPE2"),
+    ("7", "`unmixed`", "no mixed training", "LongRoPE2"),
+    ("10", "`all_pairs`", "all dimensions searched", "LongRoPE2"),
+)
+
 TABLES: dict[str, Callable[[], str]] = {
     "main": main_table,
     "front": front_table,
@@ -204,6 +236,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "searches": search_table,
     "ablations": ablation_table,
     "mixing": mixing_table,
+    "paper": paper_table,
 }
 
 
