@@ -34,12 +34,11 @@ study-tiny-ablations: study-tiny  ## its ablations: tables 5, 6, 7 and 10 of the
 	$(BIN)/python run_bench.py run study-tiny-mixing --out runs/study-tiny-mixing
 
 study-tiny-ablated: $(patsubst %,searches/ablation-%/factors.json,base theoretical-pair perplexity all-pairs) \
-	trainings/study-tiny-unmixed/checkpoint trainings/study-tiny-tied/checkpoint
+	trainings/study-tiny-unmixed/checkpoint
 
 searches/study-tiny-longrope-short/factors.json: searches/study-tiny-longrope/factors.json
 trainings/study-tiny/checkpoint trainings/study-tiny-unmixed/checkpoint: searches/study-tiny-fast/factors.json
 trainings/study-tiny-longrope/checkpoint: searches/study-tiny-longrope/factors.json
-trainings/study-tiny-tied/checkpoint: searches/study-tiny-longrope2/factors.json
 
 searches/%/factors.json:
 	$(STUDY) search $* --out $(@D)

@@ -190,7 +190,7 @@ def ablation_table() -> str:
 def mixing_table() -> str:
     """Training with and without mixing."""
     rows = []
-    for method in ("vanilla", "mixed", "unmixed", "unmixed_original_inside", "mixed_tied_to_ntk"):
+    for method in ("vanilla", "mixed", "unmixed", "unmixed_original_inside"):
         places = [group(load("mixing"), method, "retrieval", length) for length in (512, 4096)]
         cells = [score(load("mixing"), method, "perplexity_short", "essay_whole", n) for n in (128, 256, 512)]
         rows.append(
