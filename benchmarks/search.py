@@ -29,10 +29,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import search_ablations as ablations
-from search_rows import how_scaled, number, over, scaled, table, with_error
+from search_rows import how_scaled, number, over, scaled, with_error
 
 from harness.errors import RequestError
 from harness.types import content_hash
+from reports.text import markdown_table
 
 ROOT = Path(__file__).parents[1]
 _ROW = ("algorithm", "target_length", "seed", "forward_equivalents", "held_out_loss", "yarn_loss")
@@ -196,9 +197,9 @@ def markdown(searches: Sequence[Search], found: Sequence[dict[str, Any]]) -> str
     return "\n\n".join(
         [
             "Loss: nats an answer token, mean over the test documents ± standard error. Spent: forward-equivalents.",
-            table(head, rows),
-            table(["algorithm", "length", "seeds", "mean loss", "mean of YaRN"], means),
-            table(["search", "forward-equivalents: loss"], curves),
+            markdown_table(head, rows),
+            markdown_table(["algorithm", "length", "seeds", "mean loss", "mean of YaRN"], means),
+            markdown_table(["search", "forward-equivalents: loss"], curves),
         ]
     )
 

@@ -9,11 +9,11 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from search_rows import how_scaled, number, over, scaled, table, with_error
+from search_rows import how_scaled, number, over, scaled, with_error
 
 from harness.config import find_preset
 from reports import published
-from reports.text import DASH
+from reports.text import DASH, markdown_table
 
 BASE = "ablation-base"
 _AT = 131_072
@@ -74,19 +74,14 @@ def markdown(made: Sequence[Any], found: Sequence[dict[str, Any]]) -> str:
         f"{number(facts['search']['spent'])} forward-equivalents; {how_scaled(facts)}. The paper: RULER at 128k, "
         "percent, after training; with the ablation, then without it."
     )
-    return f"{note}\n\n" + table(
+    return f"{note}\n\n" + markdown_table(
         ["ablation", "our loss", "over YaRN", "over the base", "the paper's RULER at 128k"], rows
     )
 
 
 def _printed(table: str, model: str, rows: tuple[str, str]) -> str:
     """Both printed scores of a row, from the table of the ablation or the one it stands beside."""
-    tables = published.load("longrope2").tables
-    ablation = tables[f"{table}-{model}"]
-    whole = tables[ablation.beside]
-    scores = []
-    for row in rows:
-        holder = ablation if row in ablation.rows else whole
-        scores.append(holder.number(row, _AT))
+    tables, ablation = published.load("longrope2").tables, f"{table}-{model}"
+    scores = [published.number_beside(tables, ablation, row, _AT) for row in rows]
     names = " and ".join(rows)
-    return f"{_MODELS[model]} {ablation.place}, {names}: {scores[0]:.2f}, {scores[1]:.2f}"
+    return f"{_MODELS[model]} {tables[ablation].place}, {names}: {scores[0]:.2f}, {scores[1]:.2f}"

@@ -1,7 +1,6 @@
 """How a scaled search is described, and numbers as Markdown."""
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from reports.text import DASH
@@ -34,12 +33,6 @@ def how_scaled(factors: dict[str, Any]) -> str:
         f"population {settings['population']} of {PAPER['population']}, {measured} measurements; "
         f"all generations would be {whole}, the paper's are {paper}"
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as Markdown."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)
 
 
 def number(value: float | None) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from harness.config import PlannedCell
+from harness.pace import Pace
 from harness.types import Record
 
 
@@ -52,14 +53,11 @@ class AbstractBar:
 
 
 class RunProgress(AbstractBar):
-    """Follows a run over `todo`. The estimate of what is left goes by tokens, since long samples cost more."""
+    """Follows a run over `todo`."""
 
     def __init__(self, todo: Sequence[PlannedCell], console: Console) -> None:
-        total = sum(p.cell.n_samples for p in todo)
-        super().__init__(console, BarColumn(bar_width=24), MofNCompleteColumn(), total=total)
-        self._tokens_left = sum(p.cell.n_samples * p.cell.seq_len for p in todo)
-        self._tokens_done = 0
-        self._failed = 0
+        self._pace = Pace(todo)
+        super().__init__(console, BarColumn(bar_width=24), MofNCompleteColumn(), total=self._pace.n_samples)
         self._cells_left = len(todo)
         self._began: float | None = None
 
@@ -67,21 +65,17 @@ class RunProgress(AbstractBar):
         """A cell begins, or goes on after `done` samples."""
         self._began = self._began or time.monotonic()
         self._bar.update(self._task, description=planned.path, advance=done)
-        self._tokens_left -= done * planned.cell.seq_len
+        self._pace.started(planned, done)
         again = f", {done} of {planned.cell.n_samples} samples already there" if done else ""
         self._line(f"{self._cells_left} cells left, {self._estimate()}: {planned.path}{again}")
         self._cells_left -= 1
 
     def advanced(self, planned: PlannedCell, record: Record) -> None:
         """A sample has its record."""
-        self._failed += record.status != "ok"
-        self._tokens_done += planned.cell.seq_len
-        self._tokens_left -= planned.cell.seq_len
+        self._pace.advanced(planned, record)
         self._bar.update(self._task, advance=1, left=self._estimate())
 
     def _estimate(self) -> str:
-        failed = f", {self._failed} failed" if self._failed else ""
-        if not self._tokens_done or self._began is None:
-            return "no estimate yet" + failed
-        seconds = (time.monotonic() - self._began) * self._tokens_left / self._tokens_done
-        return f"about {time_left(seconds)}{failed}"
+        failed = f", {self._pace.n_failed} failed" if self._pace.n_failed else ""
+        left_s = None if self._began is None else self._pace.left_s(time.monotonic() - self._began)
+        return ("no estimate yet" if left_s is None else f"about {time_left(left_s)}") + failed

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.config import PlannedCell
 from harness.errors import RequestError
+from harness.pace import Pace
 from harness.store import Store, write_atomically
 from harness.types import JSON, Record
 
@@ -35,9 +36,7 @@ class StatusFile:
 
     def __init__(self, folder: Path, todo: Sequence[PlannedCell], *, executor: str) -> None:
         self._path, self._executor = folder / STATUS, executor
-        self._n_samples = sum(planned.cell.n_samples for planned in todo)
-        self._tokens_left = sum(planned.cell.n_samples * planned.cell.seq_len for planned in todo)
-        self._n_done = self._n_before = self._n_failed = self._tokens_done = 0
+        self._pace = Pace(todo)
         self._began, self._written = time.time(), 0.0
         self._workers: Sequence[WorkerRow] | None = None
         self._doing, self._left = "starting", 0
@@ -50,18 +49,13 @@ class StatusFile:
     def started(self, planned: PlannedCell, done: int) -> None:
         """A cell begins, or goes on after `done` samples."""
         self._doing, self._left = planned.path, planned.cell.n_samples - done
-        self._n_done += done
-        self._n_before += done
-        self._tokens_left -= done * planned.cell.seq_len
+        self._pace.started(planned, done)
         self._write()
 
     def advanced(self, planned: PlannedCell, record: Record) -> None:
         """A sample has its record."""
-        self._n_done += 1
+        self._pace.advanced(planned, record)
         self._left -= 1
-        self._n_failed += record.status != "ok"
-        self._tokens_done += planned.cell.seq_len
-        self._tokens_left -= planned.cell.seq_len
         self._write()
 
     def workers(self, rows: Sequence[WorkerRow]) -> None:
@@ -77,11 +71,12 @@ class StatusFile:
         write_atomically(self._path, json.dumps(self._contents(now), indent=1) + "\n")
 
     def _contents(self, now: float) -> dict[str, JSON]:
-        seconds = now - self._began
-        rate = (self._n_done - self._n_before) / max(seconds, 1e-9)
+        pace, seconds = self._pace, now - self._began
+        n_here = pace.n_done - pace.n_before
+        rate = n_here / max(seconds, 1e-9)
         here = WorkerRow(
             name="0", host=f"{socket.gethostname()}:{os.getpid()}", doing=self._doing, left=max(0, self._left),
-            n_done=self._n_done - self._n_before, samples_per_s=rate,
+            n_done=n_here, samples_per_s=rate,
         )  # fmt: skip
         return {
             "executor": self._executor,
@@ -89,11 +84,11 @@ class StatusFile:
             "pid": os.getpid(),
             "written": now,
             "seconds": seconds,
-            "n_samples": self._n_samples,
-            "n_done": self._n_done,
-            "n_failed": self._n_failed,
+            "n_samples": pace.n_samples,
+            "n_done": pace.n_done,
+            "n_failed": pace.n_failed,
             "samples_per_s": rate,
-            "left_s": seconds * self._tokens_left / self._tokens_done if self._tokens_done else None,
+            "left_s": pace.left_s(seconds),
             "workers": [asdict(row) for row in ([here] if self._workers is None else self._workers)],
         }
 

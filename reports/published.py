@@ -82,6 +82,12 @@ class Published:
         return {table.id: table for table in built}
 
 
+def number_beside(tables: Mapping[str, PublishedTable], table: str, row: str, column: int | str) -> float | None:
+    """A printed number of a table or, where it has no such row, of the one it stands beside."""
+    found = tables[table]
+    return (found if row in found.rows else tables[found.beside]).number(row, column)
+
+
 def names() -> list[str]:
     """The papers whose numbers are here."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))

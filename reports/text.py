@@ -1,7 +1,7 @@
 """Numbers as the report prints them. What is unknown prints as a dash; its reason stands beside it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -30,6 +30,11 @@ def score(value: float | None, likelihood: bool) -> str:
     if value is None or not likelihood:
         return percent(value)
     return f"{1 / value:.4g}" if value else "∞"
+
+
+def markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows under a head as Markdown, without a line break at the end."""
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def length(n: int) -> str:

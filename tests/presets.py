@@ -3,6 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from harness.models import request
+from tasks.longbench.v1 import LongBench
+from tasks.ruler.suite import AbstractRuler
+from tasks.short.suite import LmEval
+
 SMALL = {
     "title": "Small",
     "seq_lens": [256, 1024],
@@ -14,6 +21,21 @@ SMALL = {
         {"name": "perplexity", "tasks": ["docs_whole"], "n_samples": 2},
     ],
 }
+
+
+def everything_at_hand(patch: pytest.MonkeyPatch) -> None:
+    """Models and data sets count as there, until the patch is undone."""
+    for suite in (AbstractRuler, LongBench, LmEval):
+        patch.setattr(suite, "check", lambda self, task: None)
+        patch.setattr(suite, "artifacts", lambda self, task: {})
+        patch.setattr(suite, "n_available", lambda self, task: 10**6, raising=False)
+    models_at_hand(patch)
+
+
+def models_at_hand(patch: pytest.MonkeyPatch) -> None:
+    """Models count as there, until the patch is undone."""
+    patch.setattr(request, "check", lambda found: None)
+    patch.setattr(request, "identity", lambda found: {})
 
 
 def write_preset(folder: Path, name: str = "small", **changes) -> str:

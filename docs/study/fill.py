@@ -17,21 +17,21 @@ FILE is one of this folder's without its suffix; `KINDS` says what the keys choo
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from reports import published
+from reports.text import markdown_table
 
 HERE = Path(__file__).parent
 TEXTS = (HERE / "README.md", HERE.parents[1] / "README.md")
 MARKED = re.compile(r"(?P<value>[^\s|<>()\[\],]+)(?P<comment><!--(?P<place>[^>]*)-->)")
 TABLE = re.compile(r"(?P<head><!-- table (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
-FREE = (
-    "vanilla", "position_interpolation", "ntk", "dynamic_ntk", "ntk_by_parts", "yarn", "llama3", "abf", "cope",
-    "mrrope_pro", "resonance_yarn", "longrope", "longrope2_closed_form", "longrope2_paper", "longrope2_fast",
-)  # fmt: skip
-TRAINED = ("trained_pi", "trained_ntk", "trained_yarn", "trained_longrope", "trained_longrope2")
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 MARKS = {"first": " **1st**", "tied": " =", "behind": ""}
 
@@ -80,7 +80,7 @@ def factors(data: Any) -> dict[str, Any]:
         "largest": max(found),
         "largest_over_ratio": max(found) / ratio,
         "first_at_ratio": next((i for i, factor in enumerate(found) if factor >= ratio), None),
-        "lowest_kept": next(i for i, factor in enumerate(found) if factor >= 1.005),
+        "first_moved": next(i for i, factor in enumerate(found) if factor >= 1.005),
     }
 
 
@@ -111,24 +111,29 @@ def value(place: str) -> str:
     return format(row, form) if form else str(row)
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+def methods() -> list[str]:
+    """Those of the study, in its order."""
+    return list(dict.fromkeys(row["method"] for row in load("summary")["scores"]))
+
+
+def trained() -> list[str]:
+    """The checkpoints among them."""
+    return [method for method in methods() if method.startswith("trained_")]
 
 
 def main_table() -> str:
     """Every method: retrieval by length, effective length, retention."""
-    return _reach((*FREE, *TRAINED))
+    return _reach(methods())
 
 
 def front_table() -> str:
     """The same of the best known."""
-    return _reach(("vanilla", "position_interpolation", "ntk", "yarn", "longrope2_fast", *TRAINED))
+    return _reach(("vanilla", "position_interpolation", "ntk", "yarn", "longrope2_fast", *trained()))
 
 
-def _reach(methods: Iterable[str]) -> str:
+def _reach(shown: Iterable[str]) -> str:
     rows = []
-    for method in methods:
+    for method in shown:
         places = [group(load("summary"), method, "retrieval", length) for length in LENGTHS]
         reach = effective(load("summary"), method, "retrieval")
         row = [f"`{method}`", *(f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places)]
@@ -136,18 +141,18 @@ def _reach(methods: Iterable[str]) -> str:
         kept = retention(load("summary"), method, "all") if method != "vanilla" else None
         row.append("base" if kept is None else f"{kept['retention']:.2f} ({kept['low']:.2f} to {kept['high']:.2f})")
         rows.append(row)
-    return _markdown(["method", *map(str, LENGTHS), "effective length", "retention"], rows)
+    return markdown_table(["method", *map(str, LENGTHS), "effective length", "retention"], rows)
 
 
 def perplexity_table() -> str:
     """Perplexity inside the window and at 4096."""
     places = [(task, length) for task in ("docs_whole", "essay_whole") for length in (128, 256, 512)]
     rows = []
-    for method in ("vanilla", "yarn", "longrope2_fast", *TRAINED):
+    for method in ("vanilla", "yarn", "longrope2_fast", *trained()):
         found = [score(load("summary"), method, "perplexity_short", *place) for place in places]
         found.append(score(load("summary"), method, "perplexity_long", "essay_whole", 4096))
         rows.append([f"`{method}`", *(f"{cell['perplexity']:.0f}" for cell in found)])
-    return _markdown(["method", *(f"{t.split('_')[0]}, {n}" for t, n in places), "essay, 4096"], rows)
+    return markdown_table(["method", *(f"{t.split('_')[0]}, {n}" for t, n in places), "essay, 4096"], rows)
 
 
 def search_table() -> str:
@@ -170,7 +175,7 @@ def search_table() -> str:
             ]
         )
     head = ["search", "forward-equivalents", "held-out loss", "YaRN's", "documents", "first pair at the ratio"]
-    return _markdown([*head, "largest factor over the ratio", "attention factor"], rows)
+    return markdown_table([*head, "largest factor over the ratio", "attention factor"], rows)
 
 
 def ablation_table() -> str:
@@ -184,7 +189,7 @@ def ablation_table() -> str:
         loss = load(f"factors/ablation-{files[method]}")["losses"]["found"] if method in files else None
         shown.append(f"{loss['test']:.2f} ± {loss['test_standard_error']:.2f}" if loss else "")
         rows.append([f"`{method}`", *shown])
-    return _markdown(["", "4 keys in docs, 2048", "4 keys in noise, 2048", "test loss of the search"], rows)
+    return markdown_table(["", "4 keys in docs, 2048", "4 keys in noise, 2048", "test loss of the search"], rows)
 
 
 def mixing_table() -> str:
@@ -200,24 +205,19 @@ def mixing_table() -> str:
                 " ".join(f"{cell['perplexity']:.0f}" for cell in cells),
             ]
         )
-    return _markdown(["", "retrieval, 512", "retrieval, 4096", "perplexity of essays at 128, 256, 512"], rows)
+    return markdown_table(["", "retrieval, 512", "retrieval, 4096", "perplexity of essays at 128, 256, 512"], rows)
 
 
 def paper_table() -> str:
     """What the paper printed for the same ablations: RULER at 128k, percent, with the ablation and without it."""
-    sys.path.insert(0, str(HERE.parents[1]))
-    from reports import published
-
     tables = published.load("longrope2").tables
     rows = []
     for model, name in (("phi3", "Phi3-mini"), ("llama3", "LLaMA3-8B")):
         for number, ours, row, beside in PAPER:
-            table = tables[f"ablation-{number}-{model}"]
-            whole = table if beside in table.rows else tables[table.beside]
-            change = table if row in table.rows else tables[table.beside]
-            scores = change.number(row, 131_072), whole.number(beside, 131_072)
-            rows.append([name, table.place, ours, f"{row}: {scores[0]:.2f}", f"{beside}: {scores[1]:.2f}"])
-    return _markdown(["the paper's model", "table", "ours", "with the ablation", "without"], rows)
+            table = f"ablation-{number}-{model}"
+            scores = [published.number_beside(tables, table, each, 131_072) for each in (row, beside)]
+            rows.append([name, tables[table].place, ours, f"{row}: {scores[0]:.2f}", f"{beside}: {scores[1]:.2f}"])
+    return markdown_table(["the paper's model", "table", "ours", "with the ablation", "without"], rows)
 
 
 # Table, our row, the ablated row and the whole one. Table 5 changes baselines: the theoretical pair is the ablation.
@@ -242,7 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(text: str) -> str:
     """The text with every table and every marked number as the results have it."""
-    text = TABLE.sub(lambda match: match["head"] + TABLES[match["name"]]() + match["end"], text)
+    text = TABLE.sub(lambda match: f"{match['head']}{TABLES[match['name']]()}\n{match['end']}", text)
     return MARKED.sub(lambda match: value(match["place"].strip()) + match["comment"], text)
 
 

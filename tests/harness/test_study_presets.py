@@ -12,18 +12,15 @@ import pytest
 
 from harness import config
 from harness.errors import RequestError
-from harness.models import request
 from harness.models.rope_facts import rope_spec
 from methods.longrope.search.config import load_search
 from methods.longrope.training.config import load_training
 from methods.longrope.training.corpus import Corpus
 from methods.longrope.training.held_out import HeldOut
 from tasks.haystack import evaluation_topics, training_topics
-from tasks.longbench.v1 import LongBench
 from tasks.ruler.spec import TASKS as RULER
-from tasks.ruler.suite import AbstractRuler
-from tasks.short.suite import LmEval
 from tests.conftest import ROOT
+from tests.presets import everything_at_hand
 
 RUNS = ("study-smollm2-32k", "study-smollm2-64k", "study-smollm2-128k")
 SEARCHES = [name for name in config.preset_names("search") if name.startswith("smollm2-")]
@@ -51,12 +48,7 @@ def presets(tmp_path_factory) -> Iterator[Path]:
             (root / variable / "book.txt").write_text("It was a long book. " * 50)
             patch.setenv(f"LONGREACH_{variable}", str(root / variable))
         patch.setenv("LONGREACH_DATA", os.environ.get("LONGREACH_DATA", str(ROOT.parent / "shared" / "data")))
-        for suite in (AbstractRuler, LongBench, LmEval):
-            patch.setattr(suite, "check", lambda self, task: None)
-            patch.setattr(suite, "artifacts", lambda self, task: {})
-            patch.setattr(suite, "n_available", lambda self, task: 10**6, raising=False)
-        patch.setattr(request, "check", lambda found: None)
-        patch.setattr(request, "identity", lambda found: {})
+        everything_at_hand(patch)
         folder = root / "harness" / "presets"
         shutil.copytree(config.PRESETS, folder)
         for name in SEARCHES:

@@ -7,13 +7,9 @@ import pytest
 
 from harness import config
 from harness.errors import RequestError
-from harness.models import request
 from methods.longrope import factors_file
 from reports import published
-from tasks.longbench.v1 import LongBench
-from tasks.ruler.suite import AbstractRuler
-from tasks.short.suite import LmEval
-from tests.presets import write_preset
+from tests.presets import everything_at_hand, write_preset
 
 PRESETS = [name for name in config.preset_names() if name.startswith("paper/")]
 
@@ -21,12 +17,7 @@ PRESETS = [name for name in config.preset_names() if name.startswith("paper/")]
 @pytest.fixture
 def nothing_at_hand(monkeypatch, tmp_path):
     """Models and data sets count as there; searched factors and checkpoints are where the presets look."""
-    for suite in (AbstractRuler, LongBench, LmEval):
-        monkeypatch.setattr(suite, "check", lambda self, task: None)
-        monkeypatch.setattr(suite, "artifacts", lambda self, task: {})
-        monkeypatch.setattr(suite, "n_available", lambda self, task: 10**6, raising=False)
-    monkeypatch.setattr(request, "check", lambda found: None)
-    monkeypatch.setattr(request, "identity", lambda found: {})
+    everything_at_hand(monkeypatch)
     packaged = Path(factors_file.__file__).parent / "factors" / "llama3-8b-128k.json"
     for name in ("plain-ppl.json", "all-dims.json"):
         shutil.copy(packaged, tmp_path / name)

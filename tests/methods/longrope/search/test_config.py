@@ -8,12 +8,11 @@ import pytest
 import run_bench
 from harness.config import preset_names
 from harness.errors import RequestError
-from harness.models import request
 from methods.longrope.factors_file import read_factors
 from methods.longrope.search import config
 from methods.longrope.search.config import load_search
 from tests.commands import refused
-from tests.presets import write_preset, write_toml
+from tests.presets import models_at_hand, write_preset, write_toml
 
 SMALL = {
     "title": "Small",
@@ -181,8 +180,7 @@ def test_each_kind_of_preset_is_listed_apart(capsys):
 @pytest.fixture
 def all_at_hand(monkeypatch, tmp_path):
     """Models, texts and factors to readjust count as there."""
-    monkeypatch.setattr(request, "check", lambda found: None)
-    monkeypatch.setattr(request, "identity", lambda found: {})
+    models_at_hand(monkeypatch)
     monkeypatch.setattr(config, "load_haystack", lambda kind, **where: SimpleNamespace(sha256=kind))
     monkeypatch.setenv("LONGREACH_BOOKS", str(tmp_path))
     written = tmp_path / "factors.json"

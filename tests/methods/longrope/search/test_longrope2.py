@@ -87,6 +87,16 @@ def test_the_low_pairs_are_searched_only_where_that_is_asked_for():
     assert len(moved) > len(free) / 2
 
 
+def test_the_last_ranking_holds_yarn_unless_only_the_searchs_own_are_to_be_ranked():
+    yarn = problem().yarn()
+    for ranks_yarn in (True, False):
+        searcher = LongRoPE2Search(**SMALL, ranks_yarn=ranks_yarn).start(problem())
+        asks = finish(searcher, Synthetic(yarn))
+        assert (yarn in asks[-1].candidates) is ranks_yarn
+        assert (searcher.ranking()[0][0] == yarn) is ranks_yarn
+    assert not any(yarn in ask.candidates for ask in asks)
+
+
 def test_crossover_keeps_the_first_parents_critical_pair_and_mixes_both():
     breeder = LongRoPE2Search(crossover_probability=0.5, seed_slope=0.1).breeder(problem())
     first, second = breeder.seed(10, 9.0), breeder.seed(14, 9.45)

@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import random
+import re
 from itertools import islice
 
 import huggingface_hub
@@ -166,6 +167,20 @@ def test_an_answer_weighs_ten_times_and_stands_in_the_text(tiny):
         for part in text.split("What is the special magic number for ")[1:]:
             key, number = part.split(" ")[0], part.split("text is: ")[1][:7]
             assert f"One of the special magic numbers for {key} is: {number}." in text
+
+
+def test_keys_can_be_made_of_the_texts_words(tiny, tmp_path):
+    (tmp_path / "a.txt").write_text("There are herons, otters and 7 Beavers at any weir. " * 60)
+    words = {"are", "herons", "otters", "and", "any", "weir"}
+    settings = {"max_length": 700, "dense_share": 1.0, "dense_keys": 5, "texts": str(tmp_path)}
+    found = islice(TinyLlamaRows(dense_words="text", **settings).documents(tiny), 6)
+    keys = [key for ids, _ in found for key in re.findall(r"magic number for (\S+) mentioned", tiny.decode(ids))]
+    assert len(keys) >= 30
+    assert {word for key in keys for word in key.split("-")} <= words
+    assert TinyLlamaRows(**settings).identity() != TinyLlamaRows(dense_words="text", **settings).identity()
+    few = TinyLlamaRows(**settings | {"dense_words": "text", "dense_keys": 65})
+    with pytest.raises(RequestError, match="dense_words = 'text': the text has 6 words, too few for 65 keys"):
+        next(few.documents(tiny))
 
 
 def test_the_same_seed_gives_the_same_rows_from_any_start_and_another_seed_others(tiny):
