@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     todo = runner.unfinished(plan, store, cells)
     if args.dry_run:
         for planned in todo:
-            print(f"{planned.path}  {planned.cell.n_samples} samples")
+            under = f"  under {planned.method.interpreter}" if planned.method.interpreter else ""
+            print(f"{planned.path}  {planned.cell.n_samples} samples{under}")
         print(f"{len(todo)} of {len(cells)} cells to run, {sum(p.cell.n_samples for p in todo)} samples")
         return DONE
     report = store.folder / "report.html"
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         with importing():
             from harness.executors import execute
         execute(
-            plan, store, cells, executor=args.executor, device=args.device, address=args.address,
+            plan, store, cells, executor=args.executor, device=args.device, address=args.address, workers=args.workers,
             then=lambda: _write_report(store.folder, report),
         )  # fmt: skip
     outcome = runner.outcome(store, cells)
@@ -65,10 +66,11 @@ def status(args: argparse.Namespace) -> int:
 def search(args: argparse.Namespace) -> int:
     """Search rescale factors for one model and length, then write them and the page that shows how they were found."""
     from methods.longrope.search.config import load_search
-    from methods.longrope.search.run import result_line, run_search
+    from methods.longrope.search.run import Where, result_line, run_search
 
     plan = load_search(args.config)
-    made = run_search(plan, Path(args.out or f"searches/{plan.facts.preset}"), device=args.device)
+    where = Where(device=args.device, executor=args.executor, address=args.address)
+    made = run_search(plan, Path(args.out or f"searches/{plan.facts.preset}"), where)
     if made.was_finished:
         print("nothing to do: the search is finished")
     print(result_line(made.outcome))
@@ -287,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--only", default="*", metavar="PATTERN", help="cells whose model/method/suite/task/length match")
     verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     verb.add_argument("--dry-run", action="store_true", help="print the cells that would run")
+    verb.add_argument("--workers", type=int, default=1, help="processes on this machine's CPU cores (default: 1)")
     verb.add_argument("--executor", choices=["local", "ray"], default="local", help="this process, or a Ray cluster")
     verb.add_argument("--address", help="of the Ray cluster (default: RAY_ADDRESS, else one on this machine)")
     verb.set_defaults(function=run)
@@ -299,6 +302,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("config", help="a name in harness/presets/search, or the path of a TOML file")
     verb.add_argument("--out", help="the search's folder (default: searches/CONFIG)")
     verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    verb.add_argument("--executor", choices=["local", "ray"], default="local", help="this process, or a Ray cluster")
+    verb.add_argument("--address", help="of the Ray cluster (default: RAY_ADDRESS, else one on this machine)")
     verb.set_defaults(function=search)
 
     verb = verbs.add_parser("train", help="train a model for a longer context; a checkpoint comes out")

@@ -5,6 +5,8 @@ Workers that answer at once take the place of a cluster's, so that what is measu
 """
 
 import argparse
+import json
+import os
 import resource
 import tempfile
 import time
@@ -34,7 +36,7 @@ class InstantPool:
         """All of them."""
         return self._n_workers
 
-    def start(self) -> int:
+    def start(self, interpreter: object) -> int:
         """The next one."""
         self._n_started += 1
         self._due.append((self._n_started, Facts(host="h", pid=0, versions={}, environment={"python": "3"})))
@@ -71,6 +73,7 @@ class Silent:
 
     def __init__(self, every: int) -> None:
         self._every, self._n, self._began = every, 0, time.perf_counter()
+        self.resident: list[int] = []  # bytes, at each line
 
     def says(self, what: str) -> None:
         """Nothing."""
@@ -83,7 +86,8 @@ class Silent:
         self._n += 1
         if self._n % self._every == 0:
             rate = self._n / (time.perf_counter() - self._began)
-            print(f"{self._n:8} records  {rate:8.0f}/s  {resident_bytes() / 1e6:6.0f} MB resident", flush=True)
+            self.resident.append(resident_bytes())
+            print(f"{self._n:8} records  {rate:8.0f}/s  {self.resident[-1] / 1e6:6.0f} MB resident", flush=True)
 
 
 def cells(n: int) -> list[PlannedCell]:
@@ -104,7 +108,7 @@ _SHARED: dict[str, Any] = {}
 
 
 def _shared(label: str) -> Any:
-    return _SHARED.setdefault(label, SimpleNamespace(label=label))
+    return _SHARED.setdefault(label, SimpleNamespace(label=label, interpreter=None))
 
 
 def resident_bytes() -> int:
@@ -118,21 +122,29 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--folder", help="where the store is written (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write what was measured here too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         store = Store(Path(folder))
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         planned = cells(args.cells)
         plan: Any = SimpleNamespace(
             models=[_shared(f"model{i}") for i in range(4)], methods=[_shared(f"method{i}") for i in range(25)]
         )
         todo = unfinished(plan, store, planned)
         print(f"planned {len(todo)} cells in {time.perf_counter() - began:.1f} s, {resident_bytes() / 1e6:.0f} MB")
-        Driver(todo, InstantPool(args.workers), store, Silent(args.cells // 10), versions={}).run()
-        seconds, cpu_s = time.perf_counter() - began, time.process_time()
+        progress = Silent(args.cells // 10)
+        Driver(todo, InstantPool(args.workers), store, progress, versions={}).run()
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
         n_finished = sum(store.is_finished(each.cell.key) for each in planned)
         print(f"{n_finished} cells planned, dispatched and recorded in {seconds:.1f} s: {n_finished / seconds:.0f}/s")
         print(f"of which this process computed {cpu_s:.1f} s: {n_finished / cpu_s:.0f} cells a second of one core")
+        if args.json:
+            found = {
+                "cells": n_finished, "workers": args.workers, "cores": len(os.sched_getaffinity(0)), "seconds": seconds,
+                "cpu_s": cpu_s, "resident_bytes": progress.resident,
+            }  # fmt: skip
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def _together(planned: PlannedCell, examples: Sequence[Example], model: Any, run
         failure = raised.with_traceback(None)  # its frames hold tensors
     if failure is None:
         return
-    if _lost(failure):
+    if device_lost(failure):
         yield from (_failed(planned, example, failure, model) for example in left)
         raise DeviceLostError(str(failure))
     if _status(failure) == "oom":
@@ -129,7 +129,7 @@ def _answer(planned: PlannedCell, example: Example, model: Any, run: RunSettings
     except Exception as raised:
         seconds = time.perf_counter() - started
         record = _failed(planned, example, raised, model, regime=regime, seconds=seconds)
-        lost = _lost(raised)
+        lost = device_lost(raised)
     else:
         return _scored(planned, example, output, regime, model), False
     if record.status == "oom":  # the error, whose frames hold tensors, is gone by now
@@ -253,7 +253,7 @@ def _status(error: Exception) -> Status:
     return "error"
 
 
-def _lost(error: Exception) -> bool:
+def device_lost(error: Exception) -> bool:
     """Whether a CUDA context is beyond use; running out of memory leaves it whole."""
     text = str(error)
     return _status(error) == "error" and (

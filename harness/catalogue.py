@@ -1,6 +1,8 @@
 """Names to classes: the built-in catalogues, entry points, and `pkg.module:Class`; and classes to objects."""
 
 import importlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib.metadata import entry_points
@@ -93,3 +95,14 @@ def describe(hint: Any) -> str:
         return f"a list, each {describe(get_args(hint)[0])}"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     return words.get(hint, "a table")
+
+
+def expand(text: str, where: str) -> str:
+    """A TOML text with `${VAR}` replaced. Raises RequestError for a variable that is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise RequestError(f"{where} = '{text}': the variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)

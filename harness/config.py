@@ -2,15 +2,15 @@
 
 import importlib
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.catalogue import build, resolve
+from harness import interpreters
+from harness.catalogue import build, convert, expand, resolve
 from harness.errors import RequestError, unknown
 from harness.models import request as models
 from harness.models.request import ModelRequest
@@ -40,18 +40,19 @@ class RunSettings:
         if self.sample_timeout_s < 0:
             raise ValueError(f"sample_timeout_s = {self.sample_timeout_s:g}: it should be 0 or more")
         if self.gpus is not None and not 0 <= self.gpus <= 1:
-            raise ValueError(f"gpus = {self.gpus:g}: it should be 0, a part of a GPU such as 0.5, or 1")
+            raise ValueError(f"gpus = {self.gpus:g}: it should be 0, a part such as 0.5, or 1: a model lies on one GPU")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMethod:
-    """A method with its settings. `params` is what enters a cell's key."""
+    """A method with its settings. `params` is what enters a cell's key. interpreter: of an environment of its own."""
 
     label: str
     name: str
     params: Mapping[str, JSON]
     artifacts: Mapping[str, str]
     method: Any
+    interpreter: interpreters.Interpreter | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +213,9 @@ def load_plan(name: str) -> Plan:
     preset: _Preset = build(_Preset, read_toml(path), where=f"preset '{path.stem}'")
     suites = tuple(_suite(table, preset, path.parent) for table in _tables(preset.suite, "suite", path.stem))
     target = preset.target_length or max(max(suite.seq_lens) for suite in suites)
+    environments: dict[Path, interpreters.Interpreter] = {}
     methods = tuple(
-        planned_method(table, None if target == "request" else target, path.parent)
+        _run_method(table, None if target == "request" else target, path.parent, environments)
         for table in _tables(preset.method, "method", path.stem)
     )
     requests = tuple(model_request(table, path.parent) for table in _tables(preset.model, "model", path.stem))
@@ -231,7 +233,7 @@ def load_plan(name: str) -> Plan:
         importlib.import_module("reports.published").find(report.published)
     for request in requests:
         models.check(request)
-    return Plan(
+    plan = Plan(
         title=preset.title or path.stem,
         preset=path.stem,
         seed=preset.seed,
@@ -241,6 +243,11 @@ def load_plan(name: str) -> Plan:
         report=report,
         run=build(RunSettings, preset.run, where="run"),
     )
+    if any(request.backend == "vllm" for request in requests):
+        from harness.models.vllm.check import check_plan
+
+        check_plan(plan)
+    return plan
 
 
 def _tables(value: Any, kind: str, preset: str) -> list[dict[str, JSON]]:
@@ -256,7 +263,7 @@ def _tables(value: Any, kind: str, preset: str) -> list[dict[str, JSON]]:
 def model_request(table: Mapping[str, JSON], folder: Path) -> ModelRequest:
     """A `[model]` table as a request; a folder may be named from the preset's. Raises RequestError."""
     table = dict(table)
-    name = _expand(str(table["name"]), f"model '{table['name']}'")
+    name = expand(str(table["name"]), f"model '{table['name']}'")
     table["name"] = str(folder / name) if (folder / name).is_dir() and "/" in name else name
     request: ModelRequest = build(ModelRequest, table, where=f"model '{table['name']}'")
     return request
@@ -278,6 +285,19 @@ def planned_method(table: Mapping[str, JSON], target_length: int | None, folder:
     return PlannedMethod(
         label=_label(table, name), name=name, params=key_params(method), artifacts=artifacts, method=method
     )
+
+
+def _run_method(
+    table: Mapping[str, JSON], target: int | None, folder: Path, known: dict[Path, interpreters.Interpreter]
+) -> PlannedMethod:
+    """A method of a run, which may name its own `python`: what is installed there enters the key."""
+    planned = planned_method({k: v for k, v in table.items() if k != "python"}, target, folder)
+    if "python" not in table:
+        return planned
+    where = f"method '{planned.label}': python"
+    path = folder / expand(convert(table["python"], str, where=where), where)
+    found = known[path] = known.get(path) or interpreters.named(path, where)
+    return replace(planned, interpreter=found, artifacts={**planned.artifacts, interpreters.ARTIFACT: found.sha256})
 
 
 def _suite(table: Mapping[str, JSON], preset: _Preset, folder: Path) -> PlannedSuite:
@@ -373,16 +393,7 @@ def resolve_paths(cls: type, settings: Mapping[str, JSON], folder: Path, where: 
     for name in _path_fields(cls) & settings.keys():
         value = settings[name]
         if isinstance(value, str):
-            text = _expand(value, f"{where}: {name}")
+            text = expand(value, f"{where}: {name}")
             is_path = os.sep in text or (folder / text).exists()
             resolved[name] = str((folder / text).absolute()) if is_path else text
     return resolved
-
-
-def _expand(text: str, where: str) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise RequestError(f"{where} = '{text}': the variable {match[1]} is not set")
-        return os.environ[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, text)

@@ -8,7 +8,18 @@ from pathlib import Path
 
 from harness.types import JSON
 
-_PACKAGES = ("longreach", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "accelerate", "gguf")
+_PACKAGES = (
+    "longreach",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "pandas",
+    "accelerate",
+    "gguf",
+    "vllm",
+)
 
 
 def gather() -> dict[str, JSON]:
@@ -17,11 +28,16 @@ def gather() -> dict[str, JSON]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": n_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": {name: found for name in _PACKAGES if (found := package_version(name))},
         "git_revision": _git_revision(Path(__file__).parent),
     }
+
+
+def n_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def package_version(name: str) -> str | None:

@@ -34,6 +34,7 @@ def manifest(plan: Plan) -> dict[str, JSON]:
                 "source": getattr(planned.method, "source", ""),
                 "original_inside_window": getattr(planned.method, "original_inside_window", False),
                 "artifacts": planned.artifacts,
+                **({"environment": planned.interpreter.contents} if planned.interpreter else {}),
             }
             for planned in plan.methods
         },

@@ -56,6 +56,7 @@ def check_lengths(cells: Sequence[PlannedCell]) -> None:
         key = (cell.model, cell.suite_label, cell.task)
         if key not in shortest:
             shortest[key] = planned.suite.suite.shortest(cell.task, tokenizers[cell.model])
+            _check_backend(planned, shortest[key], tokenizers[cell.model])
         if cell.seq_len < shortest[key]:
             raise RequestError(
                 f"suite '{cell.suite_label}', task '{cell.task}': seq_len = {cell.seq_len} is shorter than its fixed "
@@ -63,12 +64,20 @@ def check_lengths(cells: Sequence[PlannedCell]) -> None:
             )
 
 
+def _check_backend(planned: PlannedCell, seq_len: int, tokenizer: Any) -> None:
+    """Raises RequestError for a task that the model's backend cannot answer."""
+    if planned.model.backend == "vllm":
+        from harness.models.vllm.check import check_generates
+
+        check_generates(planned.suite, planned.cell.task, seq_len=seq_len, seed=planned.cell.seed, tokenizer=tokenizer)
+
+
 def check_machine(cells: Sequence[PlannedCell], device: str) -> None:
     """Raises RequestError for a model that a device cannot hold, or an attention that it does not have."""
-    from harness.models import loading
+    from harness.models import backends, loading
 
     for request in {id(planned.model): planned.model for planned in cells}.values():
-        loading.check_machine(request, loading.check_device(device))
+        backends.check_machine(request, loading.check_device(device))
 
 
 def run(
@@ -85,7 +94,7 @@ def run(
     restart: what is done when a GPU is lost; by default this process begins anew with the same command, and goes on
     behind the samples that are recorded.
     """
-    from harness.models.loading import load
+    from harness.models.backends import close, load
 
     todo = unfinished(plan, store, cells)
     samples = SampleCache()
@@ -110,6 +119,8 @@ def run(
         except DeviceLostError:
             (restart or _restart)()
             return
+        finally:
+            close(model)
         del model, work
 
 

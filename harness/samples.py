@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import PlannedCell
+from harness.environment import n_cores
 from harness.models.request import ModelRequest
 from harness.types import JSON, Example, Segment, content_hash
 
@@ -34,7 +35,7 @@ class SampleCache:
         missing = {_key(p): p for p in reversed(cells) if not self._has(_key(p), p.cell.n_samples)}
         n_tokens = sum(p.cell.n_samples * p.cell.seq_len for p in missing.values())
         work = sorted(missing.values(), key=lambda p: -p.cell.n_samples * p.cell.seq_len)
-        processes = min(processes or len(os.sched_getaffinity(0)), len(work))
+        processes = min(processes or n_cores(), len(work))
         if processes < 2 or n_tokens < _WORTH_A_POOL:
             tokenizers: dict[str, Any] = {}
             for planned in work:
@@ -54,6 +55,13 @@ class SampleCache:
     def ids(self, planned: PlannedCell) -> list[str]:
         """The ids of a cell's planned samples, in order."""
         return [entry["id"] for entry in self._entries(planned)[0]]
+
+    def sha256(self, planned: PlannedCell) -> str:
+        """Of everything in a cell's planned samples."""
+        entries, path = self._entries(planned)
+        end = max((place[1] for e in entries for place in (e["prompt"], *e["segments"])), default=0)
+        token_ids = np.load(path.with_suffix(".npy"), mmap_mode="r")[:end]
+        return content_hash([entries, content_hash(token_ids.tobytes())])
 
     def _entries(self, planned: PlannedCell) -> tuple[list[dict[str, JSON]], Path]:
         key = _key(planned)

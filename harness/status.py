@@ -58,8 +58,8 @@ class StatusFile:
         self._left -= 1
         self._write()
 
-    def workers(self, rows: Sequence[WorkerRow]) -> None:
-        """What each worker does."""
+    def workers(self, rows: Sequence[WorkerRow] | None) -> None:
+        """What each worker does; None for this process alone."""
         self._workers = rows
         self._write()
 

@@ -8,8 +8,10 @@ from harness.types import JSON
 from reports.cells import CellResult
 from reports.text import flat
 
-MismatchKind = Literal["samples", "model", "dtype", "attention"]
+MismatchKind = Literal["samples", "model", "dtype", "attention", "backend"]
 MISMATCH_KINDS: tuple[MismatchKind, ...] = get_args(MismatchKind)
+# Never compared: what two engines make of the same weights says nothing of what changed.
+NOT_ALLOWED: tuple[MismatchKind, ...] = ("backend",)
 
 _MODEL_FILES = ("weights", "config", "commit")
 _TOKENIZER = "tokenizer"  # which holds the chat template
@@ -72,7 +74,15 @@ def _facts(manifest: Mapping[str, JSON], entry: Mapping[str, JSON]) -> dict[tupl
         else:
             found["samples", f"{suite}/{task}: {name}"] = value
     rope = manifest["models"][model]
-    return found | {("model", f"model {model}: {name}"): value for name, value in rope.items() if name != "inv_freq"}
+    found |= {("model", f"model {model}: {name}"): value for name, value in rope.items() if name != "inv_freq"}
+    found["backend", f"model {model}: backend"] = backend(manifest, model)
+    return found
+
+
+def backend(manifest: Mapping[str, JSON], model: str) -> str:
+    """What ran a model."""
+    found = manifest["models"][model].get("params", {}).get("backend")
+    return str(found["name"]) if isinstance(found, Mapping) and "name" in found else "transformers"
 
 
 def _backends(cell: CellResult) -> str:
@@ -94,7 +104,7 @@ def _method_notes(base: Mapping[str, JSON], new: Mapping[str, JSON], methods: Se
         for name in ("name", "version"):
             if ours[name] != theirs[name]:
                 yield f"method {label}: {name} {ours[name]} in BASE, {theirs[name]} in NEW"
-        for part in ("params", "artifacts"):
+        for part in ("params", "artifacts", "environment"):
             before, after = dict(flat(ours.get(part, {}))), dict(flat(theirs.get(part, {})))
             for name in sorted(before.keys() | after.keys()):
                 if before.get(name) != after.get(name):

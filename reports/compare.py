@@ -13,7 +13,7 @@ from harness.paired import Change, Scale, Tails
 from harness.types import JSON, RunData
 from reports import matching
 from reports.cells import read_cells
-from reports.comparable import Mismatch, MismatchKind, mismatches, notes
+from reports.comparable import NOT_ALLOWED, Mismatch, MismatchKind, mismatches, notes
 from reports.matching import Match
 
 Verdict = Literal["improved", "regressed", "untouched", "inconclusive"]
@@ -131,7 +131,8 @@ def compare(base: RunData, new: RunData, *, margin: float = MARGIN, allow: Seque
         only_in_new=tuple(found.only_in_new),
         notes=tuple(notes(base.manifest, new.manifest, list(dict.fromkeys(cell.entry["method"] for cell, _ in both)))),
     )
-    if not both or any(difference.kind not in allow for difference in differences):
+    allowed = set(allow) - set(NOT_ALLOWED)
+    if not both or any(difference.kind not in allowed for difference in differences):
         return common
     cells, sums = _judge(found.matches, margin)
     counts: dict[Verdict, int] = {v: sum(row.verdict == v for row in cells) for v in _VERDICTS}

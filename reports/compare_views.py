@@ -7,6 +7,7 @@ from typing import Any
 from harness.types import JSON
 from reports.cells import number
 from reports.clean import line, markdown, printable
+from reports.comparable import NOT_ALLOWED
 from reports.compare import RULES, Comparison, Row, Verdict
 from reports.pages import page
 from reports.text import DASH
@@ -134,7 +135,10 @@ def headline(comparison: Comparison) -> str:
         if not comparison.mismatches:
             return "the runs have no answered cell in common"
         kinds = dict.fromkeys(difference.kind for difference in comparison.mismatches)
-        return "the runs differ in " + ", ".join(kinds) + "; --allow-mismatch KIND compares them all the same"
+        differ = "the runs differ in " + ", ".join(kinds)
+        if set(kinds) & set(NOT_ALLOWED):
+            return differ + "; numbers of two backends are not comparable: run both under one"
+        return differ + "; --allow-mismatch KIND compares them all the same"
     counts = ", ".join(f"{comparison.counts[v]} {v}" for v in VERDICTS if comparison.counts[v])
     return f"{counts} of {len(comparison.cells)} cells; margin {100 * comparison.margin:g} %"
 

@@ -37,7 +37,7 @@ def render_analysis(analysis: Analysis) -> str:
 def report_view(analysis: Analysis) -> dict[str, Any]:
     """Everything the template names."""
     manifest = analysis.manifest
-    settings, environment = _settings(manifest), text.flat(manifest["environment"])
+    settings, environment = _settings(manifest), _environments(manifest)
     failures = trouble(analysis)
     shown = failures[:_MOST_FAILURES]
     published = manifest["report"].get("published")
@@ -83,6 +83,17 @@ def all_tables(view: Mapping[str, Any]) -> list[Table]:
         *([view["trouble"]["table"]] if view["trouble"]["rows"] else []),
         *view["provenance"].values(),
     ]
+
+
+def _environments(manifest: Mapping[str, JSON]) -> list[tuple[str, str]]:
+    """Where the run was made; of a method with an environment of its own, its Python and the same packages there."""
+    ours = manifest["environment"]
+    rows = text.flat(ours)
+    for label, method in manifest["methods"].items():
+        if theirs := method.get("environment"):
+            packages = {name: version for name, version in theirs["packages"].items() if name in ours["packages"]}
+            rows += text.flat({"python": theirs["python"], "packages": packages}, f"method {label}: own environment")
+    return rows
 
 
 def _settings(manifest: Mapping[str, JSON]) -> list[tuple[str, str]]:

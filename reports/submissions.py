@@ -19,6 +19,7 @@ from harness.manifest import SCHEMA, cell_key
 from harness.report_settings import ReportSettings, check_groups
 from harness.store import Store
 from harness.types import JSON, STATUSES, MetricKind, Record, Regime, RunData, canonical_json
+from reports.comparable import backend
 from reports.shapes import EACH, Shape, wrong_shapes
 from reports.tables import Analysis, analyse
 
@@ -261,6 +262,7 @@ def _definitions(manifest: Mapping[str, JSON]) -> dict[str, str]:
     found = {f"report.{name}": canonical_json(manifest["report"][name]) for name in _MANIFEST["report"]}
     for label, suite in manifest["suites"].items():
         found[f"suite {label}"] = canonical_json([suite["name"], suite["version"], suite["params"]])
+    found["the backend"] = canonical_json(sorted({backend(manifest, model) for model in manifest["models"]}))
     for cell in manifest["cells"]:
         own = manifest["methods"][cell["method"]]["artifacts"]
         texts = {

@@ -17,12 +17,13 @@ _LOADS = 3  # times that each of the workers that load a model may be lost befor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """A cell as it is scheduled. cost: tokens of a sample. n_samples: those planned."""
+    """A cell as it is scheduled. cost: tokens of a sample. n_samples: those planned. environment: its workers' only."""
 
     key: str
     group: Group
     n_samples: int
     cost: int
+    environment: str = ""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -89,6 +90,7 @@ class Scheduler:
         self._cells: dict[str, _Cell] = {}
         self._last: dict[int, Group] = {}
         self._load_losses: dict[str, int] = {}
+        self._loaded: dict[int, str] = {}  # the model that a worker holds
         self._patience_s = patience_s
         self._busy_s, self._tokens = 0.0, 0
         self.leases: dict[int, Lease] = {}
@@ -100,15 +102,30 @@ class Scheduler:
         """Whether every sample is recorded."""
         return not self._cells and not self._queues
 
+    def to_give(self) -> dict[str, int]:
+        """Environment -> tokens that one more worker there could take over, now or soon; none of it is 0."""
+        found: dict[str, int] = {}
+        for group, queue in self._queues.items():
+            environment = queue[0].work.environment
+            found[environment] = found.get(environment, 0) + self._waiting[group]
+        for lease in self.leases.values():
+            n = len(lease.to_give()) if lease.left is not None else lease.work.n_samples
+            if n:
+                found[lease.work.environment] = found.get(lease.work.environment, 0) + n * lease.work.cost
+        return found
+
     def is_open(self, key: str) -> bool:
         """Whether a cell that was leased still lacks records."""
         return key in self._cells
 
-    def take(self, worker: int, now: float) -> Lease | None:
-        """The next lease of an idle worker: what waits, else half of another's, else a repetition of a silent one's."""
-        part = self._pop(worker)
+    def take(self, worker: int, now: float, environment: str = "") -> Lease | None:
+        """The next lease of an idle worker: what waits, else half of another's, else a repetition of a silent one's.
+
+        environment: the worker's; it gets no cell of another.
+        """
+        part = self._pop(worker, environment)
         if part is None:
-            part = self._stolen(now) or self._repeated(now)
+            part = self._stolen(now, environment) or self._repeated(now, environment)
         if part is None:
             return None
         cell = self._cells.setdefault(part.work.key, _Cell(work=part.work))
@@ -123,6 +140,7 @@ class Scheduler:
         lease = self.leases[worker]
         cell, ids = self._cells.get(lease.work.key), list(ids)
         lease.begun, lease.since, lease.hand = True, now, hand
+        self._loaded[worker] = lease.work.group[0]
         self._load_losses.pop(lease.work.group[0], None)
         if cell is not None and cell.left is None:
             cell.left = dict.fromkeys(ids)
@@ -167,6 +185,7 @@ class Scheduler:
         nobody. Raises RequestError for a model whose workers are lost before they answer anything.
         """
         self._last.pop(worker, None)
+        self._loaded.pop(worker, None)
         if worker not in self.leases:
             return []
         lease = self._remove(worker)
@@ -179,13 +198,12 @@ class Scheduler:
     def _blame(self, lease: Lease, cell: _Cell | None) -> list[tuple[str, str]]:
         model, key = lease.work.group[0], lease.work.key
         if not lease.begun:
+            if model in self._loaded.values():
+                return []  # another worker holds it: what takes these may be their machine
             losses = self._load_losses[model] = self._load_losses.get(model, 0) + 1
             others = sum(other.work.group[0] == model and not other.begun for other in self.leases.values())
             if losses >= _LOADS * (1 + others):
-                raise RequestError(
-                    f"model '{model}': {losses} workers were lost while they loaded it or built its samples: "
-                    "a worker needs more memory, or a smaller model"
-                )
+                raise RequestError(f"model '{model}': {losses} workers were lost while they loaded it or its samples")
             return []
         if cell is None or cell.left is None:
             return []
@@ -241,8 +259,8 @@ class Scheduler:
         (queue.appendleft if front else queue.append)(part)
         self._waiting[part.work.group] = self._waiting.get(part.work.group, 0) + part.cost
 
-    def _pop(self, worker: int) -> _Part | None:
-        group = self._choose(self._last.get(worker))
+    def _pop(self, worker: int, environment: str) -> _Part | None:
+        group = self._choose(self._last.get(worker), environment)
         if group is None:
             return None
         part = self._queues[group].popleft()
@@ -251,22 +269,25 @@ class Scheduler:
             del self._queues[group], self._waiting[group]
         return part
 
-    def _choose(self, last: Group | None) -> Group | None:
+    def _choose(self, last: Group | None, environment: str) -> Group | None:
         """The worker's own group, else of its model's groups, else of all, the one with most left for each worker."""
-        if last in self._queues or not self._queues:
-            return last if self._queues else None
+        if last in self._queues:
+            return last
+        groups = [group for group, queue in self._queues.items() if queue[0].work.environment == environment]
+        if not groups:
+            return None
         at: dict[Group, int] = {}
         for lease in self.leases.values():
             at[lease.work.group] = at.get(lease.work.group, 0) + 1
-        same_model = [group for group in self._queues if last and group[0] == last[0]]
-        return max(same_model or self._queues, key=lambda group: self._waiting[group] / (1 + at.get(group, 0)))
+        same_model = [group for group in groups if last and group[0] == last[0]]
+        return max(same_model or groups, key=lambda group: self._waiting[group] / (1 + at.get(group, 0)))
 
-    def _stolen(self, now: float) -> _Part | None:
+    def _stolen(self, now: float, environment: str) -> _Part | None:
         """Half of what the worker with most left does not answer yet."""
         sizes = [
             (lease.work.cost * len(lease.to_give()), lease)
             for lease in self.leases.values()
-            if lease.begun or now - lease.since > self._patience_s
+            if lease.work.environment == environment and (lease.begun or now - lease.since > self._patience_s)
         ]
         size, victim = max(sizes, key=lambda found: found[0], default=(0, None))
         if victim is None or not size:
@@ -276,11 +297,13 @@ class Scheduler:
         victim.forget(ids)
         return _Part(victim.work, tuple(ids))
 
-    def _repeated(self, now: float) -> _Part | None:
+    def _repeated(self, now: float, environment: str) -> _Part | None:
         """All of the lease that was silent longest, where that is too long."""
         per_token = self._busy_s / self._tokens if self._tokens else 0.0
         silent = []
         for lease in self.leases.values():
+            if lease.work.environment != environment:
+                continue
             expected = 4 * per_token * lease.work.cost * max(1, len(lease.hand))
             patience = max(self._patience_s, expected) * 2**lease.n_copies
             if self.is_open(lease.work.key) and lease.left != {} and now - lease.since > patience:

@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ from harness.answering import DeviceLostError
 from harness.config import PlannedCell, RunSettings
 from harness.environment import device_facts, gather, package_version
 from harness.errors import RequestError
+from harness.interpreters import NEEDED, Interpreter, probe
 from harness.models import request as models
 from harness.runner import Answers
 from harness.samples import SampleCache
@@ -22,12 +24,16 @@ from harness.types import JSON, Example, Record, content_hash
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Samples of one cell to answer. only: these, or None for all but `done`. alone: not together with others."""
+    """Samples of one cell to answer. only: these, or None for all but `done`. alone: not together with others.
+
+    samples: the hash that those of the cell must have, where they could come out otherwise.
+    """
 
     planned: PlannedCell
     done: frozenset[str] = frozenset()
     only: tuple[str, ...] | None = None
     alone: frozenset[str] = frozenset()
+    samples: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +74,24 @@ def versions() -> dict[str, str]:
     }
 
 
-class Worker:
-    """Answers orders with a model that stays loaded until an order needs another one."""
+def versions_under(interpreter: Interpreter) -> dict[str, str]:
+    """What a worker under a method's own interpreter must have: all that is installed there, and this source code."""
+    return {**interpreter.versions, "Longreach": f"(source {_source_hash()})"}
 
-    def __init__(self, run: RunSettings, device: str) -> None:
-        self._run, self._device = run, device
+
+def source_changed(longreach: str) -> bool:
+    """Whether the source on this machine is not the one any more that `versions` named so."""
+    return f"(source {_source_hash.__wrapped__()})" not in longreach and "(source " in longreach
+
+
+class Worker:
+    """Answers orders with a model that stays loaded until an order needs another one.
+
+    own: it runs under an interpreter that its methods name.
+    """
+
+    def __init__(self, run: RunSettings, device: str, own: bool = False) -> None:
+        self._run, self._device, self._own = run, device, own
         self._samples = SampleCache()
         self._answers: Answers | None = None
         self._request: Any = None
@@ -89,9 +108,16 @@ class Worker:
         return Facts(
             host=socket.gethostname(),
             pid=os.getpid(),
-            versions=versions(),
+            versions=self._versions(),
             environment={**gather(), **device_facts(self._device)},
         )
+
+    def _versions(self) -> dict[str, str]:
+        found = versions()
+        if not self._own:
+            return found
+        here = {name: found[name] for name in ("Python", *NEEDED)}  # those that were imported
+        return {**versions_under(probe(sys.executable, sys.executable)), **here}
 
     def step(self, order: Order | None = None, drops: Sequence[str] = ()) -> Step:
         """Begin an order, or answer the next sample of the one that was begun, without those of `drops`."""
@@ -112,6 +138,11 @@ class Worker:
     def _begin(self, order: Order) -> Step:
         planned = order.planned
         answers = self._loaded(planned)
+        if order.samples and self._samples.sha256(planned) != order.samples:
+            raise RequestError(
+                f"{planned.path}: its samples come out otherwise under {sys.executable} (transformers "
+                f"{package_version('transformers')}) than for the other methods: install their version there"
+            )
         ids = self._samples.ids(planned) if order.only is None else order.only
         ids = tuple(example_id for example_id in ids if example_id not in order.done)
         self._order, self._wanted = order, set(ids)
@@ -122,8 +153,10 @@ class Worker:
     def _loaded(self, planned: PlannedCell) -> Answers:
         """The model of a cell; the old one makes room first."""
         if self._answers is None or self._request != planned.model:
-            from harness.models.loading import load
+            from harness.models.backends import close, load
 
+            if self._answers is not None:
+                close(self._answers.model)
             self._answers = None
             _check_files(planned)
             model = load(planned.model, device=self._device, may_offload=self._run.kv_offload)
@@ -186,6 +219,12 @@ def _rows(model: Any, part: Sequence[Example], run: RunSettings) -> int:
 def _check_files(planned: PlannedCell) -> None:
     """Raises RequestError where this machine's files of the model are not those that the run was planned with."""
     models.check(planned.model)
+    if models.model_params(planned.model) != planned.cell.model_params:
+        raise RequestError(
+            f"model '{planned.cell.model}': on {socket.gethostname()} its backend is another one "
+            f"({models.model_params(planned.model).get('backend')}) than where the run was planned "
+            f"({planned.cell.model_params.get('backend')}): give every node the same vllm"
+        )
     _compare(planned, models.identity(planned.model), f"model '{planned.cell.model}'")
 
 

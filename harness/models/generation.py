@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -115,6 +115,19 @@ class _Row:
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
         )
+
+
+def ended(model: Any, request: Request, tokens: Sequence[int], attention: str) -> Output:
+    """The answer that these tokens are, up to where `generate_each` would have ended it.
+
+    model: whatever has `tokenizer` and `eos_ids`. `stopped` is None where it would have gone on behind the last one.
+    """
+    row = _Row(0, request)
+    for token in tokens:
+        row.add(token, model)
+        if row.stopped:
+            break
+    return row.output(model, attention)
 
 
 def _certain(text: str, stop: Sequence[str]) -> str:

@@ -139,7 +139,7 @@ def load(request: ModelRequest, *, device: str, may_offload: bool = False) -> Lo
         device=found_device,
         request=request,
         sites=sites,
-        eos_ids=_eos_ids(hf, tokenizer),
+        eos_ids=eos_ids(hf.generation_config, tokenizer),
         limits=Limits.of(found_device, may_offload=may_offload),
     )
 
@@ -148,7 +148,7 @@ def load_tokenizer(request: ModelRequest) -> Any:
     """The model's tokenizer. Raises RequestError."""
     from transformers import AutoTokenizer
 
-    folder, gguf = _folder(request)
+    folder, gguf = folder_of(request)
     with _plain_errors(request), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=request.trust_remote_code, local_files_only=True, **gguf
@@ -159,9 +159,14 @@ def load_tokenizer(request: ModelRequest) -> Any:
 
 def check_machine(request: ModelRequest, device: torch.device) -> None:
     """Raises RequestError where a device cannot run the model's attention, or hold its weights."""
-    dtype = getattr(torch, request.dtype)
-    attention.check(request.attention, device, dtype)
-    check_weights_fit(str(request.label), _n_weight_bytes(request, dtype.itemsize), device)
+    attention.check(request.attention, device, getattr(torch, request.dtype))
+    check_weights(request, device)
+
+
+def check_weights(request: ModelRequest, device: torch.device) -> None:
+    """Raises RequestError where a device cannot hold the model's weights."""
+    n_bytes = _n_weight_bytes(request, getattr(torch, request.dtype).itemsize)
+    check_weights_fit(str(request.label), n_bytes, device)
 
 
 def check_device(device: str) -> torch.device:
@@ -183,7 +188,7 @@ def check_device(device: str) -> torch.device:
 def _weights(request: ModelRequest) -> Any:
     from transformers import AutoModelForCausalLM
 
-    folder, gguf = _folder(request)
+    folder, gguf = folder_of(request)
     options: dict[str, Any] = {**gguf}
     if gguf:
         from transformers import GgufConfig
@@ -239,7 +244,8 @@ def _check_model(hf: Any, request: ModelRequest, rope: RopeSpec, sites: tuple[Ro
         )
 
 
-def _folder(request: ModelRequest) -> tuple[Path, dict[str, str]]:
+def folder_of(request: ModelRequest) -> tuple[Path, dict[str, str]]:
+    """The folder of the model's files, fetched where they are not here, and the option that names a GGUF in it."""
     source = locate(request)
     if source.gguf is not None:
         return source.gguf.parent, {"gguf_file": source.gguf.name}
@@ -252,14 +258,15 @@ def _folder(request: ModelRequest) -> tuple[Path, dict[str, str]]:
 
 def _n_weight_bytes(request: ModelRequest, itemsize: int) -> int:
     """What the weights fill in memory; of a GGUF at least."""
-    folder, gguf = _folder(request)
+    folder, gguf = folder_of(request)
     if gguf:
         return (folder / gguf["gguf_file"]).stat().st_size
     return sum(files.n_numbers(path) for path in files.weight_files(folder)) * itemsize
 
 
-def _eos_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
-    found = getattr(hf.generation_config, "eos_token_id", None)
+def eos_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a generation: those of the model's generation configuration, else its tokenizer's."""
+    found = getattr(generation_config, "eos_token_id", None)
     if found is None:
         found = tokenizer.eos_token_id
     return frozenset() if found is None else frozenset([found] if isinstance(found, int) else found)

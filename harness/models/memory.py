@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # Sequences answered at once: more of them only help until the processor is busy.
 BATCH = {"cpu": 16, "cuda": 32}
-# Tokens that one pass reads. On a GPU only the first pass has the fastest kernels.
-CHUNK = {"cpu": 4096, "cuda": 131072}
+# Tokens that one pass reads: on a CPU what its caches hold; on a GPU only the first pass has the fastest kernels.
+CHUNK = {"cpu": 2048, "cuda": 131072}
 # Where a sliding window needs a mask, of chunk x (window + chunk).
 WINDOWED_CHUNK = 4096
 # Tokens that the sequences of a batch may have together: more of them fill memory and gain nothing.
@@ -68,7 +68,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def rows_that_fit(model: "LoadedModel", n_tokens: int) -> int:
-    """How many sequences of this length fit at once, at most the batch; 0 when none does."""
+    """How many sequences of this length fit at once, at most the batch; 0 when none does.
+
+    A model that runs in an engine of its own says so itself.
+    """
+    if hasattr(model, "rows_that_fit"):
+        return int(model.rows_that_fit(n_tokens))
     held = 0 if model.cache is None else model.cache.n_rows * model.cache.capacity * model.kv_bytes_per_token
     usable = _USABLE * (free_bytes(model.device) + held) - _pass_bytes(model, n_tokens)
     worth = max(1, _BATCH_TOKENS.get(model.device.type, 1 << 17) // n_tokens)

@@ -33,6 +33,7 @@ ROPE_KEYS: dict[str, type] = {
 }
 
 
+Backend = Literal["transformers", "vllm"]
 Attention = Literal[
     "auto", "cudnn", "flash", "math", "varlen",
     "sdpa", "eager", "flex", "flash_attention_2", "flash_attention_3", "flash_attention_4",
@@ -58,6 +59,7 @@ class ModelRequest:
     attention: the backend, see `harness.models.attention`.
     gguf_file: the file to load from a folder that holds GGUF weights.
     rope: RoPE facts that override the configuration's (`[model.rope]`, keys in `ROPE_KEYS`).
+    backend: what runs it; `vllm` generates only, see `harness.models.vllm`. vllm: its settings (`[model.vllm]`).
     """
 
     name: str
@@ -68,13 +70,26 @@ class ModelRequest:
     gguf_file: str | None = None
     trust_remote_code: bool = False
     rope: dict[str, JSON] | None = None
+    backend: Backend = "transformers"
+    vllm: dict[str, JSON] | None = None
 
     def __post_init__(self) -> None:
+        if self.vllm is not None and self.backend != "vllm":
+            raise ValueError("[model.vllm] belongs to backend = 'vllm', which is not set")
         if not self.name:
             raise ValueError("name is empty: it should be a catalogue name, a folder, or a Hugging Face id")
         if self.label is None:
             path = Path(self.name).expanduser()
             object.__setattr__(self, "label", path.resolve().name if path.exists() else self.name)
+
+
+def with_weights_at_hand(request: ModelRequest) -> ModelRequest:
+    """A request for searching or training. Raises RequestError for a backend that only generates."""
+    if request.backend != "transformers":
+        raise RequestError(
+            f"model '{request.label}': backend = '{request.backend}' is for `run` alone: leave it out here"
+        )
+    return request
 
 
 def check(request: ModelRequest) -> None:
@@ -83,6 +98,10 @@ def check(request: ModelRequest) -> None:
 
     source = locate(request)
     rope_override(request)
+    if request.backend == "vllm":
+        from harness.models.vllm.check import check_request
+
+        check_request(request, source)
     _check_attention(request.attention)
     if source.gguf is not None:
         files.check_gguf(source.gguf)
@@ -121,10 +140,16 @@ def identity(request: ModelRequest) -> dict[str, str]:
 
 def model_params(request: ModelRequest) -> dict[str, JSON]:
     """What can move a number besides the files: it enters a cell's key."""
+    engine = {}
+    if request.backend == "vllm":
+        from harness.models.vllm.settings import identity as engine_identity
+
+        engine = {"backend": engine_identity(request.vllm)}
     return {
         "revision": request.revision,
         "trust_remote_code": request.trust_remote_code,
         "rope": rope_override(request),
+        **engine,
     }
 
 

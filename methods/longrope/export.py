@@ -79,6 +79,22 @@ def export(
     return made
 
 
+def vllm_engine(
+    scaling: RopeScaling, rope: RopeSpec, *, max_model_len: int, config: Mapping[str, Any]
+) -> dict[str, JSON]:
+    """Arguments of an `LLM` that answers all its requests, of up to `max_model_len` tokens, under one RoPE.
+
+    Raises RequestError for a RoPE that it cannot be given.
+    """
+    regimes = _Regimes(rope=rope, target_length=max_model_len, inside=scaling, beyond=scaling, follows_length=False)
+    # The override takes the place of the RoPE parameters that vLLM has read, this one among them.
+    stated = {key: config[key] for key in ("partial_rotary_factor",) if config.get(key)}
+    made = _vllm(regimes, stated | _rotated_part(config))
+    if made.limits:
+        raise RequestError(f"vllm cannot express the method: {'; '.join(made.limits)}")
+    return made.values
+
+
 def checkpoint_config(model: str) -> dict[str, Any]:
     """The config.json of a catalogue name, a folder, a Hugging Face id or a file; empty where there is none."""
     from harness.models import hub

@@ -225,7 +225,7 @@ def test_a_lost_gpu_starts_the_command_again_behind_what_is_recorded(tmp_path, m
     model, restarts = Model(fails={"b20": error}), []
     monkeypatch.setattr("harness.models.loading.load", lambda *args, **options: model)
     cell = planned(20)
-    cell.model = request = SimpleNamespace(label="m")
+    cell.model = request = SimpleNamespace(label="m", backend="transformers")
     plan = SimpleNamespace(models=[request], run=RunSettings(kv_offload=True))
     monkeypatch.setattr(runner, "unfinished", lambda *args: [cell])
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from harness.catalogue import build, resolve
 from harness.config import find_preset, key_params, model_request, read_toml, resolve_paths
 from harness.errors import RequestError, did_you_mean
 from harness.models import request as models
-from harness.models.request import ModelRequest
+from harness.models.request import ModelRequest, with_weights_at_hand
 from harness.models.rope_facts import rope_spec
 from harness.types import JSON, content_hash
 from methods.base import RopeSpec
@@ -100,9 +100,7 @@ def load_search(name: str) -> SearchPlan:
     problem = Problem(
         rope=rope,
         target_length=config.target_length,
-        unit=Unit(
-            n_tokens=objective.n_documents * config.target_length, gradient_passes=4 if objective.checkpointing else 3
-        ),
+        unit=objective.unit(config.target_length, on_gpu=False),
         n_documents=objective.n_documents,
         fresh=objective.documents == "fresh",
         seed=config.seed,
@@ -142,7 +140,7 @@ def load_search(name: str) -> SearchPlan:
 def _model(config: _Config, folder: Path, where: str) -> ModelRequest:
     if not isinstance(config.model, dict) or not isinstance(config.model.get("name"), str):
         raise RequestError(f'{where} has no model: write name = "..." under [model]')
-    return model_request(config.model, folder)
+    return with_weights_at_hand(model_request(config.model, folder))
 
 
 def _algorithm(config: _Config, folder: Path, where: str) -> tuple[_Search, Any]:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from harness.errors import RequestError
 from harness.types import Segment
-from methods.longrope.search.evaluator import Draw
+from methods.longrope.search.evaluator import Draw, Unit
 from methods.longrope.search.haystacks import Dealt, HaystackKind, deal, load_haystack
 from tasks.base import Tokenizer, sample_rng
 from tasks.haystack import Haystack
@@ -72,6 +72,15 @@ class Objective:
             raise ValueError("haystacks has 'noise', whose perplexity says nothing: kind = 'perplexity' needs prose")
         if self.n_books is not None and not {"book", "pg19"} & set(self.haystacks):
             raise ValueError(f"n_books = {self.n_books}: haystacks should have 'book' or 'pg19' for it")
+
+    def checkpoints(self, *, on_gpu: bool) -> bool:
+        """Whether activations of a gradient are computed again."""
+        return on_gpu if self.checkpointing is None else self.checkpointing
+
+    def unit(self, target_length: int, *, on_gpu: bool) -> Unit:
+        """What a forward-equivalent is: one pass over the documents of an evaluation at the target length."""
+        gradient_passes = 4 if self.checkpoints(on_gpu=on_gpu) else 3
+        return Unit(n_tokens=self.n_documents * target_length, gradient_passes=gradient_passes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ torch nor a model, and their state is JSON. Shape letters: P rotary pairs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -88,8 +88,11 @@ class Measured:
 class Evaluator(Protocol):
     """Measures candidates; holds the model and makes the documents."""
 
-    def measure(self, ask: Ask) -> Sequence[Measured]:
-        """One for each candidate, in their order. Raises RequestError where the documents cannot be made."""
+    def measure(self, ask: Ask) -> Iterable[Measured]:
+        """One for each candidate, in their order; some may be there before the last one is.
+
+        Raises RequestError where the documents cannot be made.
+        """
         ...
 
 

@@ -81,7 +81,7 @@ def search(
 
     splits: haystack -> what keeps its splits apart.
     judge: measures the test documents; the evaluator itself unless the objective is not what the report shows.
-    group_size: candidates handed to the evaluator at once; what stands between two looks at a stopped search.
+    group_size: candidates handed to the evaluator at once: all of a question's where it measures many side by side.
     save_every_s: how often the state is written between two answers; after an answer it always is.
     Raises RequestError for a question beyond the budget, and where no candidate gave a finite loss.
     """
@@ -165,6 +165,8 @@ class _Work:
             raise RequestError("no candidate gave a finite loss: the model may not be usable at this length or dtype")
         held_out = self._held_out(best)
         self.progress.says("measuring the result beside the closed forms")
+        for draw in (*held_out, self.test):
+            self._known(Ask(candidates=(best, *self.references.values()), draw=draw), paid=False)
         judged = {name: self._judged(candidate, held_out) for name, candidate in {"": best, **self.references}.items()}
         self._draw_curve(last=True)
         self.state.ending = Ending(
@@ -209,9 +211,13 @@ class _Work:
             if paid:
                 self._show(ask, len(ask.candidates) - len(todo) + start)
             group = replace(ask, candidates=todo[start : start + self.group_size])
-            self.archive.add(group, [plain(found) for found in evaluator.measure(group)], paid=paid)
-            if time.monotonic() - self.saved >= self.save_every_s:
-                self.save()
+            measured = zip(group.candidates, evaluator.measure(group), strict=True)
+            for at, (candidate, found) in enumerate(measured, start=start + 1):
+                self.archive.add(replace(ask, candidates=(candidate,)), [plain(found)], paid=paid)
+                if time.monotonic() - self.saved >= self.save_every_s:
+                    self.save()
+                if paid and at < start + len(group.candidates):
+                    self._show(ask, len(ask.candidates) - len(todo) + at)
         return self.archive.answers(ask)
 
     def _loss(self, candidate: Candidate, draw: Draw) -> float:

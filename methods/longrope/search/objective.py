@@ -59,7 +59,7 @@ class NeedleEvaluator:
         self.target_length = target_length
         self._model = model
         on_gpu = model.device.type == "cuda"
-        self._checkpointing = on_gpu if objective.checkpointing is None else objective.checkpointing
+        self._checkpointing = objective.checkpoints(on_gpu=on_gpu)
         self._batch_tokens = objective.batch_tokens or _BATCH_TOKENS["cuda" if on_gpu else "cpu"]
         self._texts: dict[tuple[Any, ...], _Texts] = {}
         if self._checkpointing:
@@ -68,8 +68,7 @@ class NeedleEvaluator:
     @property
     def unit(self) -> Unit:
         """What a forward-equivalent is here: the objective's documents at the target length."""
-        n_tokens = self.documents.objective.n_documents * self.target_length
-        return Unit(n_tokens=n_tokens, gradient_passes=4 if self._checkpointing else 3)
+        return self.documents.objective.unit(self.target_length, on_gpu=self._model.device.type == "cuda")
 
     def measure(self, ask: Ask) -> list[Measured]:
         """One for each candidate, in their order. Raises RequestError where documents cannot be made or do not fit."""
@@ -180,6 +179,17 @@ class NeedleEvaluator:
             block = partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
         blocks = zip(hidden_NH.split(rows), wanted_N.split(rows), strict=True)
         return torch.cat([block(hidden, wanted) for hidden, wanted in blocks])
+
+
+def evaluators(
+    model: LoadedModel, objective: Objective, *, target_length: int, seed: int
+) -> tuple[NeedleEvaluator, NeedleEvaluator]:
+    """What the search minimises, and what its report shows: needles, whatever the objective is."""
+    evaluator = NeedleEvaluator(model, objective, target_length=target_length, seed=seed)
+    if objective.kind == "needle":
+        return evaluator, evaluator
+    judged = replace(objective, kind="needle")
+    return evaluator, NeedleEvaluator(model, judged, target_length=target_length, seed=seed)
 
 
 _FAILED = Measured(loss=math.nan)

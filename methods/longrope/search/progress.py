@@ -17,6 +17,11 @@ class SearchProgress(AbstractBar):
         super().__init__(console, *columns, total=budget, spent="")
         self._began: tuple[float, float] | None = None  # seconds, forward-equivalents
         self._n_asks = 0
+        self._workers = ""
+
+    def works(self, n_workers: int) -> None:
+        """So many workers measure now."""
+        self._workers = f"{n_workers} worker{'' if n_workers == 1 else 's'}, "
 
     def follows(self, status: Status) -> None:
         """Where the search is; anywhere but in a terminal a line for each question."""
@@ -24,14 +29,16 @@ class SearchProgress(AbstractBar):
         losses = _losses(status)
         self._bar.update(
             self._task,
-            description=f"{losses}, {status.done}/{status.asked} {status.stage}",
+            description=f"{self._workers}{losses}, {status.done}/{status.asked} {status.stage}",
             completed=min(status.spent, status.budget),
             spent=spent,
             left=left,
         )
         if status.n_asks != self._n_asks:
             self._n_asks = status.n_asks
-            self._line(f"{spent}, {left}: {losses}; question {status.n_asks}, {status.asked} {status.stage}")
+            self._line(
+                f"{spent}, {left}: {self._workers}{losses}; question {status.n_asks}, {status.asked} {status.stage}"
+            )
 
     def _estimate(self, status: Status) -> str:
         now = time.monotonic()

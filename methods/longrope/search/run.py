@@ -1,21 +1,39 @@
 """A planned search from its model to its files."""
 
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from harness import environment
 from harness.startup import importing
 from harness.store import write_atomically
+from harness.types import JSON
 from methods.longrope.search.config import SearchPlan
+from methods.longrope.search.evaluator import Evaluator, Unit
 from methods.longrope.search.loop import search
 from methods.longrope.search.outcome import SearchOutcome
+from methods.longrope.search.pooled import PooledEvaluator, Workers
 from methods.longrope.search.progress import SearchProgress
 from methods.longrope.search.state import SearchFolder
 
 FACTORS, PAGE = "factors.json", "search.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where candidates are measured: in this process, or by workers of the Ray cluster at an address.
+
+    device: `auto`, `cpu`, `cuda`, and in this process `cuda:1`. address: see `harness.cluster`.
+    """
+
+    device: str
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +46,7 @@ class Made:
     was_finished: bool
 
 
-def run_search(plan: SearchPlan, out: Path, *, device: str) -> Made:
+def run_search(plan: SearchPlan, out: Path, where: Where) -> Made:
     """Search in a folder, going on where it was stopped, and write the factors and the page.
 
     Raises RequestError for whatever is wrong; what was measured is kept.
@@ -40,7 +58,7 @@ def run_search(plan: SearchPlan, out: Path, *, device: str) -> Made:
     if made and made.factors.exists() and made.page.exists():
         return made
     if made is None:
-        outcome = _measured(plan, folder, device)
+        outcome = _measured(plan, folder, where)
         made = Made(outcome=outcome, factors=out / FACTORS, page=out / PAGE, was_finished=False)
     with folder.opened():
         _write(made, plan)
@@ -59,39 +77,100 @@ def result_line(outcome: SearchOutcome) -> str:
     )
 
 
-def _measured(plan: SearchPlan, folder: SearchFolder, device: str) -> SearchOutcome:
+def _measured(plan: SearchPlan, folder: SearchFolder, where: Where) -> SearchOutcome:
     with importing():
         from harness.models import loading
         from methods.longrope.search.documents import Documents
-        from methods.longrope.search.objective import NeedleEvaluator
 
-    found_device = loading.check_device(device)
-    loading.check_machine(plan.model, found_device)
-    facts, settings = plan.facts, {"target_length": plan.facts.target_length, "seed": plan.facts.seed}
-    tokenizer: Any = loading.load_tokenizer(plan.model)
-    Documents(plan.objective, tokenizer, **settings)  # whatever is too short is said before the weights are read
-    with (
-        folder.opened(),
-        SearchProgress(facts.budget, Console(stderr=True)).shown() as progress,
-    ):
-        progress.says(f"loading {facts.model}")
-        model = loading.load(plan.model, device=device)
-        evaluator = judge = NeedleEvaluator(model, plan.objective, **settings)
-        if plan.objective.kind != "needle":  # the report shows needles whatever the search minimises
-            judge = NeedleEvaluator(model, replace(plan.objective, kind="needle"), **settings)
-        return search(
-            plan.start(evaluator.unit),
-            evaluator,
-            judge=judge,
-            facts=facts,
-            unit=evaluator.unit,
-            references=plan.references(),
-            report=plan.report,
-            splits=evaluator.documents.splits,
-            folder=folder,
-            progress=progress,
-            environment=lambda: {**environment.gather(), **environment.device_facts(str(found_device))},
+    facts = plan.facts
+    measuring = (_on_cluster if where.executor == "ray" else _here)(plan, where)
+    with measuring as begin:
+        tokenizer: Any = loading.load_tokenizer(plan.model)
+        # Whatever is too short is said before the weights are read.
+        documents = Documents(plan.objective, tokenizer, target_length=facts.target_length, seed=facts.seed)
+        with folder.opened(), SearchProgress(facts.budget, Console(stderr=True)).shown() as progress:
+            progress.says(f"loading {facts.model}")
+            means = begin(progress)
+            return search(
+                plan.start(means.unit),
+                means.evaluator,
+                judge=means.judge,
+                facts=facts,
+                unit=means.unit,
+                references=plan.references(),
+                report=plan.report,
+                splits=documents.splits,
+                folder=folder,
+                progress=progress,
+                environment=means.environment,
+                group_size=means.group_size,
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Means:
+    """What a search measures by; see `loop.search`."""
+
+    evaluator: Evaluator
+    judge: Evaluator
+    unit: Unit
+    environment: Callable[[], Mapping[str, JSON]]
+    group_size: int = 1
+
+
+_Begin = Callable[[SearchProgress], _Means]
+
+
+@contextmanager
+def _here(plan: SearchPlan, where: Where) -> Iterator[_Begin]:
+    """In this process."""
+    from harness.models import loading
+    from methods.longrope.search.objective import evaluators
+
+    device = loading.check_device(where.device)
+    loading.check_machine(plan.model, device)
+
+    def begin(progress: SearchProgress) -> _Means:
+        model = loading.load(plan.model, device=where.device)
+        evaluator, judge = evaluators(
+            model, plan.objective, target_length=plan.facts.target_length, seed=plan.facts.seed
         )
+        return _Means(
+            evaluator=evaluator,
+            judge=judge,
+            unit=evaluator.unit,
+            environment=lambda: {**environment.gather(), **environment.device_facts(str(device))},
+        )
+
+    yield begin
+
+
+@contextmanager
+def _on_cluster(plan: SearchPlan, where: Where) -> Iterator[_Begin]:
+    """By workers of a Ray cluster, each of which computes as this process would."""
+    import torch
+
+    from harness.cluster.search import joined
+    from harness.cluster.worker import versions
+    from methods.longrope.search.measuring import Setup
+
+    with (
+        joined(where.address, Setup.of(plan), device=where.device, n_threads=torch.get_num_threads()) as cluster,
+        ExitStack() as until_the_end,
+    ):
+
+        def begin(progress: SearchProgress) -> _Means:
+            workers = Workers(cluster, versions=versions(), says=progress.says, works=progress.works)
+            until_the_end.callback(workers.close)
+            return _Means(
+                evaluator=PooledEvaluator(workers=workers),
+                judge=PooledEvaluator(workers=workers, judges=True),
+                unit=plan.objective.unit(plan.facts.target_length, on_gpu=cluster.on_gpu),
+                environment=lambda: workers.environment or environment.gather(),  # nobody had anything left to measure
+                group_size=sys.maxsize,
+            )
+
+        yield begin
 
 
 def _write(made: Made, plan: SearchPlan) -> None:

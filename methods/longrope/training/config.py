@@ -9,7 +9,7 @@ from harness.catalogue import build
 from harness.config import PlannedMethod, find_preset, key_params, model_request, planned_method, read_toml
 from harness.errors import RequestError, did_you_mean
 from harness.models import request as models
-from harness.models.request import ModelRequest
+from harness.models.request import ModelRequest, with_weights_at_hand
 from harness.models.rope_facts import rope_spec
 from harness.types import JSON, content_hash
 from methods import CATALOGUE
@@ -151,7 +151,7 @@ def _model(config: _Config, folder: Path, where: str) -> ModelRequest:
         raise RequestError(f'{where} has no model: write name = "..." under [model]')
     if "dtype" in config.model:
         raise RequestError('[model] dtype: weights are trained in float32: write dtype = "..." under [training]')
-    return model_request(config.model, folder)
+    return with_weights_at_hand(model_request(config.model, folder))
 
 
 def _method(config: _Config, rope: RopeSpec, folder: Path, where: str) -> PlannedMethod:

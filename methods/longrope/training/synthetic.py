@@ -32,7 +32,8 @@ class TinyLlamaRows:
     dense_share: so many of the documents hide `dense_keys` numbers and ask for each of them: one such document
     teaches as much retrieval as many that ask once.
     dense_words: what keys of dense documents are made of: the `list` of the embedded model's training and of the suite
-        `needle`, or words of the `text`, so that keys of other words are not forgotten.
+        `needle`; words of the `text`, so that keys of other words are not forgotten; or `blends` of two halves of
+        those, several tokens each as rare words are, so that keys are told apart by all of their tokens.
     texts: a folder of texts the tasks hide in; by default the half of Python's language reference that no evaluation
     uses.
     """
@@ -42,7 +43,7 @@ class TinyLlamaRows:
     full_share: float = 0.6
     dense_share: float = 0.0
     dense_keys: int = 8
-    dense_words: Literal["list", "text"] = "list"
+    dense_words: Literal["list", "text", "blends"] = "list"
     seed: int = 1
     texts: str | None = field(default=None, metadata={"path": True})
 
@@ -113,8 +114,11 @@ class TinyLlamaRows:
         words = sorted(set(re.findall(r"\b[a-z]{3,12}\b", self._text())))
         if len(words) ** 2 < self.dense_keys:
             raise RequestError(
-                f"dense_words = 'text': the text has {len(words)} words, too few for {self.dense_keys} keys"
+                f"dense_words = '{self.dense_words}': the text has {len(words)} words, "
+                f"too few for {self.dense_keys} keys"
             )
+        if self.dense_words == "blends":
+            words = _blends(words, self.seed)
         return words, words
 
     def _text(self) -> str:
@@ -122,3 +126,10 @@ class TinyLlamaRows:
             docs = training_docs()
             return docs.filler(0, len(docs.text))
         return "\n\n".join(read_text(found.path) for found in find_files(Path(self.texts), TEXTS, setting="texts"))
+
+
+def _blends(words: Sequence[str], seed: int) -> list[str]:
+    """As many words as there are, each the first half of one and the second half of another."""
+    rng = random.Random(seed)
+    ends = rng.sample(words, len(words))
+    return [first[: (len(first) + 1) // 2] + end[len(end) // 2 :] for first, end in zip(words, ends, strict=True)]

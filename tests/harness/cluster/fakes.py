@@ -40,7 +40,9 @@ class Model:
         return 7
 
 
-def cell(task: str = "t", *, n: int = 4, model: str = "m", method: str = "v", seq_len: int = 10) -> PlannedCell:
+def cell(
+    task: str = "t", *, n: int = 4, model: str = "m", method: str = "v", seq_len: int = 10, interpreter=None
+) -> PlannedCell:
     identity = Cell(
         model=model, model_params={}, method=method, method_params={}, suite="s", suite_params={}, task=task,
         seq_len=seq_len, n_samples=n, seed=0, dtype="float32", attention="auto", versions=(1, 1), artifacts={},
@@ -50,7 +52,7 @@ def cell(task: str = "t", *, n: int = 4, model: str = "m", method: str = "v", se
     return PlannedCell(
         cell=identity,
         model=SimpleNamespace(label=model),
-        method=SimpleNamespace(label=method, method=applied),
+        method=SimpleNamespace(label=method, method=applied, interpreter=interpreter),
         suite=SimpleNamespace(label="s", suite=Suite()),
     )
 
@@ -68,6 +70,9 @@ class Samples:
 
     def ids(self, planned: PlannedCell) -> list[str]:
         return [example.id for example in examples(planned)]
+
+    def sha256(self, planned: PlannedCell) -> str:
+        return "abc"
 
 
 class FakeWorker(Worker):
@@ -99,7 +104,7 @@ class FakePool:
     def room(self) -> int:
         return self.n
 
-    def start(self) -> int:
+    def start(self, interpreter=None) -> int:
         worker = len(self.started)
         self.workers[worker] = FakeWorker()
         self.started.append(self.workers[worker])

@@ -152,7 +152,17 @@ class Silent:
         self.seen.append(status)
 
 
-def run(folder, evaluator, *, of: Problem | None = None, searcher=None, progress=None, save_every_s=0.0, **changes):
+def run(
+    folder,
+    evaluator,
+    *,
+    of: Problem | None = None,
+    searcher=None,
+    progress=None,
+    save_every_s=0.0,
+    group_size=1,
+    **changes,
+):
     """The loop over a folder, as the command calls it."""
     of = of or problem()
     where = SearchFolder(folder)
@@ -169,4 +179,5 @@ def run(folder, evaluator, *, of: Problem | None = None, searcher=None, progress
             progress=progress or Silent(),
             environment=lambda: {"python": "3"},
             save_every_s=save_every_s,
+            group_size=group_size,
         )

@@ -183,6 +183,21 @@ def test_keys_can_be_made_of_the_texts_words(tiny, tmp_path):
         next(few.documents(tiny))
 
 
+def test_blends_are_halves_of_the_texts_words_and_others_for_another_seed(tiny, tmp_path):
+    (tmp_path / "a.txt").write_text("There are herons, otters and 7 Beavers at any weir. " * 60)
+    firsts, ends = {"ar", "her", "ott", "an", "we"}, {"re", "ons", "ers", "nd", "ny", "ir"}
+    settings = {"max_length": 700, "dense_share": 1.0, "dense_keys": 5, "texts": str(tmp_path)}
+
+    def words(seed: int) -> list[str]:
+        found = islice(TinyLlamaRows(dense_words="blends", seed=seed, **settings).documents(tiny), 6)
+        keys = [key for ids, _ in found for key in re.findall(r"magic number for (\S+) mentioned", tiny.decode(ids))]
+        return sorted({word for key in keys for word in key.split("-")})
+
+    assert len(words(1)) >= 5
+    assert all(any(word.startswith(first) and word[len(first) :] in ends for first in firsts) for word in words(1))
+    assert words(1) != words(2)
+
+
 def test_the_same_seed_gives_the_same_rows_from_any_start_and_another_seed_others(tiny):
     source = TinyLlamaRows(max_length=300, seed=4)
     first = list(islice(source.documents(tiny), 6))
