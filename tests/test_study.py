@@ -82,7 +82,7 @@ def test_no_search_and_no_training_reads_essays_or_topics_that_are_measured_on()
 
 def test_all_checkpoints_were_trained_on_the_same_tokens():
     tables = learning("train")
-    assert len(tables) == 6
+    assert len(tables) == 7
     first = tables["study-tiny"]
     for table in tables.values():
         assert table["data"] == first["data"]

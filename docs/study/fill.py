@@ -195,7 +195,7 @@ def ablation_table() -> str:
 def mixing_table() -> str:
     """Training with and without mixing."""
     rows = []
-    for method in ("vanilla", "mixed", "unmixed", "unmixed_original_inside"):
+    for method in ("vanilla", "mixed", "unmixed", "unmixed_original_inside", "tied_to_ntk"):
         places = [group(load("mixing"), method, "retrieval", length) for length in (512, 4096)]
         cells = [score(load("mixing"), method, "perplexity_short", "essay_whole", n) for n in (128, 256, 512)]
         rows.append(

@@ -16,6 +16,7 @@ from tests.methods.longrope.search.outcomes import facts, outcome
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ARGS = Namespace(
+    asked=1,
     algorithms=["fast", "longrope2"], lengths=[4096, 8192], seeds=[3, 1], budget=[56, 48], population=16,
     iterations=40, documents=8, test_documents=16, curve_points=4, books=None,
 )  # fmt: skip

@@ -25,9 +25,11 @@ class Objective:
     """What a search minimises: the mean negative log-likelihood of an answer token, given its document.
 
     kind: `needle` scores the number that is asked for; `perplexity` every token of plain text, the paper's ablation.
-    n_keys: needles in a document, one of which is asked for.
-    position: where that one stands: `start`, right behind the introduction, as in the paper; `grid`, at `depths` in
-        turn; `uniform`, anywhere. The others stand anywhere.
+    n_keys: needles in a document.
+    n_asked: so many of them are asked for, one after another at the document's end, and the loss is of all the answers:
+        what one document says costs one reading. 1 is the paper's.
+    position: where the first asked for stands: `start`, right behind the introduction, as in the paper; `grid`, at
+        `depths` in turn; `uniform`, anywhere. The others stand anywhere.
     depths: how many depths the grid has from 0 to 1, or a list of fractions.
     haystacks: the documents go round them. `docs` has other topics than the suites' `docs`; `pg19` is its validation
         books, from the Hub or the folder `pg19_validation` in `data_dir`; `book` is the texts of the folder `books`.
@@ -47,6 +49,7 @@ class Objective:
 
     kind: Literal["needle", "perplexity"] = "needle"
     n_keys: int = 1
+    n_asked: int = 1
     position: Literal["start", "grid", "uniform"] = "start"
     depths: int | tuple[float, ...] = 10
     haystacks: tuple[HaystackKind, ...] = ("docs",)
@@ -60,12 +63,14 @@ class Objective:
 
     def __post_init__(self) -> None:
         depth_grid(self.depths)
-        for name in ("n_keys", "n_documents", "n_books", "batch_tokens"):
+        for name in ("n_keys", "n_asked", "n_documents", "n_books", "batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: it should be at least 1")
         if self.n_keys > len(ADJECTIVES) * len(NOUNS):
             raise ValueError(f"n_keys = {self.n_keys}: there are {len(ADJECTIVES) * len(NOUNS)} keys to choose from")
+        if self.n_asked > self.n_keys:
+            raise ValueError(f"n_asked = {self.n_asked}: it should be at most n_keys = {self.n_keys}")
         if not self.haystacks or len(set(self.haystacks)) < len(self.haystacks):
             raise ValueError(f"haystacks = {list(self.haystacks)}: it should name one or more, each once")
         if self.kind == "perplexity" and "noise" in self.haystacks:
@@ -87,19 +92,22 @@ class Objective:
 class Document:
     """Tokens, special ones in front included; those behind the first `n_context` are scored.
 
-    needle_at: the first token of the needle that is asked for. depth_fraction: where it should lie in the text.
+    questions: begin and end of the later questions, which stand behind it and are not scored.
+    answers: the numbers that are asked for, in their order.
+    needle_at: the first token of the first needle that is asked for. depth_fraction: where it should lie in the text.
     """
 
     token_ids: list[int]
     n_context: int
     haystack: str
-    answer: str = ""
+    questions: tuple[tuple[int, int], ...] = ()
+    answers: tuple[str, ...] = ()
     depth_fraction: float | None = None
     needle_at: int | None = None
 
     @property
     def segment(self) -> Segment:
-        """The same, as the harness scores it."""
+        """The same, as the harness scores it: later questions too."""
         return Segment(token_ids=self.token_ids, n_context=self.n_context)
 
 
@@ -149,6 +157,11 @@ class Documents:
         words, depth = Words(1), self._depth(rng, turn)
         needles = [words.needle(key, value) for key, value in zip(keys, values, strict=True)]
         answer = words.answer(values[:1])
+        more = [
+            [encode(self._tokenizer, text) for text in (words.tail(key) + ":", words.answer([value]))]
+            for key, value in zip(keys[1 : objective.n_asked], values[1:], strict=False)
+        ]
+        n_more = sum(len(ids) for pair in more for ids in pair)
         weave = Weave(
             head=words.head(),
             main=needles[0],
@@ -158,17 +171,22 @@ class Documents:
             answer=lambda context: answer,
         )
         try:
-            woven = weave.exactly(filler, self._tokenizer, n_tokens=draw.seq_len)
+            woven = weave.exactly(filler, self._tokenizer, n_tokens=draw.seq_len - n_more)
         except ValueError as error:
             raise RequestError(
-                f"objective: n_keys = {objective.n_keys}: the needles, the question and a sentence of text do not fit "
+                f"objective: n_keys = {objective.n_keys}: the needles, the questions and a sentence of text do not fit "
                 f"into {draw.seq_len} tokens"
             ) from error
+        ids, questions = list(woven.ids), []
+        for question, answered in more:
+            questions.append((len(ids), len(ids) + len(question)))
+            ids += question + answered
         return Document(
-            token_ids=woven.ids,
+            token_ids=ids,
             n_context=woven.n_prompt,
             haystack=kind,
-            answer=values[0],
+            questions=tuple(questions),
+            answers=tuple(values[: objective.n_asked]),
             depth_fraction=depth,
             needle_at=woven.starts[0],
         )

@@ -29,21 +29,26 @@ _KEPT = 4  # draws whose documents are kept
 
 @dataclass(frozen=True, eq=False)
 class _Texts:
-    """Documents of one length, on the model's device. n_context_D: tokens before the first scored one."""
+    """Documents of one length, on the model's device, and which of their tokens are scored."""
 
     ids_DL: Tensor
-    n_context_D: tuple[int, ...]
+    scored_DL: Tensor
 
     @classmethod
     def of(cls, documents: Sequence[Document], device: torch.device) -> "_Texts":
         ids_DL = torch.tensor([document.token_ids for document in documents], device=device)
-        return cls(ids_DL, tuple(document.n_context for document in documents))
+        scored_DL = torch.ones_like(ids_DL, dtype=torch.bool)
+        for scored_L, document in zip(scored_DL, documents, strict=True):
+            for begin, end in [(0, document.n_context), *document.questions]:
+                scored_L[begin:end] = False
+        return cls(ids_DL, scored_DL)
 
     def batches(self, n_tokens: int) -> Iterator["_Texts"]:
         """One after another, in batches of about `n_tokens` tokens."""
         rows = max(1, n_tokens // self.ids_DL.shape[1])
         for at in range(0, len(self.ids_DL), rows):
-            yield _Texts(self.ids_DL[at : at + rows], self.n_context_D[at : at + rows])
+            part = slice(at, at + rows)
+            yield _Texts(self.ids_DL[part], self.scored_DL[part])
 
 
 class NeedleEvaluator:
@@ -155,20 +160,12 @@ class NeedleEvaluator:
 
     def _nll(self, batch: _Texts) -> Tensor:
         """The mean negative log-likelihood (B), in float64, of each document's scored tokens."""
-        length = batch.ids_DL.shape[1]
         # What the last token would predict is not asked.
         outputs = self._model.hf.base_model(input_ids=batch.ids_DL[:, :-1], use_cache=False)
-        hidden_NH = torch.cat(
-            [
-                hidden_LH[n_context - 1 :]
-                for hidden_LH, n_context in zip(outputs.last_hidden_state, batch.n_context_D, strict=True)
-            ]
-        )
-        wanted_N = torch.cat(
-            [ids_L[n_context:] for ids_L, n_context in zip(batch.ids_DL, batch.n_context_D, strict=True)]
-        )
-        logprobs_N = self._logprobs(hidden_NH, wanted_N)
-        parts = logprobs_N.split([length - n_context for n_context in batch.n_context_D])
+        scored_BL = batch.scored_DL
+        hidden_NH = outputs.last_hidden_state[scored_BL[:, 1:]]  # of the token before each
+        logprobs_N = self._logprobs(hidden_NH, batch.ids_DL[scored_BL])
+        parts = logprobs_N.split(scored_BL.sum(dim=1).tolist())
         return torch.stack([-part.double().mean() for part in parts])
 
     def _logprobs(self, hidden_NH: Tensor, wanted_N: Tensor) -> Tensor:

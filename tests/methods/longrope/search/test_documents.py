@@ -48,13 +48,13 @@ def test_a_document_reads_as_the_paper_s(byte_tokenizer):
     key = text.split(NEEDLE)[1].split(" is: ")[0]
     assert text.startswith(
         "A special magic number is hidden within the following text. Make sure to memorize it. I will quiz you about "
-        f"the number afterwards.\n{NEEDLE}{key} is: {document.answer}. "
+        f"the number afterwards.\n{NEEDLE}{key} is: {document.answers[0]}. "
     )
     assert text.endswith(
         f"\nWhat is the special magic number for {key} mentioned in the provided text? "
-        f"The special magic number for {key} mentioned in the provided text is: {document.answer}"
+        f"The special magic number for {key} mentioned in the provided text is: {document.answers[0]}"
     )
-    assert text.count(document.answer) == 2
+    assert text.count(document.answers[0]) == 2
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,12 +81,33 @@ def test_every_document_has_exactly_its_length_and_a_whole_answer(
     ):
         ids = document.token_ids
         assert len(ids) == seq_len
-        assert read(tokenizer, ids[document.n_context :]).strip() == document.answer and len(document.answer) == 7
+        assert (
+            read(tokenizer, ids[document.n_context :]).strip() == document.answers[0] and len(document.answers[0]) == 7
+        )
         prompt = read(tokenizer, ids[: document.n_context])
         assert prompt.endswith(" mentioned in the provided text is:")
-        assert prompt.count(NEEDLE) == n_keys and prompt.count(document.answer) == 1
+        assert prompt.count(NEEDLE) == n_keys and prompt.count(document.answers[0]) == 1
         asked = read(tokenizer, ids[document.needle_at : document.needle_at + 40]).lstrip()
-        assert asked.startswith(NEEDLE[:20]) and document.answer in asked
+        assert asked.startswith(NEEDLE[:20]) and document.answers[0] in asked
+
+
+def test_several_keys_are_asked_for_one_after_another_and_only_their_answers_count(tokenizer):
+    documents = made(tokenizer, seq_len=700, n_keys=4, n_asked=3, position="uniform")
+    assert len(documents) == 4
+    for document in documents:
+        ids = document.token_ids
+        assert len(ids) == 700
+        assert len(set(document.answers)) == 3
+        ends = [*(begin for begin, _ in document.questions), len(ids)]
+        begins = [document.n_context, *(end for _, end in document.questions)]
+        read_back = [read(tokenizer, ids[begin:end]).strip() for begin, end in zip(begins, ends, strict=True)]
+        assert tuple(read_back) == document.answers
+        prompt = read(tokenizer, ids[: document.n_context])
+        for (begin, end), answer in zip(document.questions, document.answers[1:], strict=True):
+            question = read(tokenizer, ids[begin:end])
+            key = question.split("number for ")[1].split(" mentioned")[0]
+            assert question.endswith("mentioned in the provided text is:")
+            assert f"{NEEDLE}{key} is: {answer}." in prompt
 
 
 def test_a_bos_stands_in_front_once_and_no_eos_behind(bos_tokenizer):
@@ -254,6 +275,8 @@ def prose_of(i: int) -> str:
     ("settings", "message"),
     [
         ({"n_keys": 0}, "n_keys = 0: it should be at least 1"),
+        ({"n_asked": 0}, "n_asked = 0: it should be at least 1"),
+        ({"n_keys": 2, "n_asked": 3}, "n_asked = 3: it should be at most n_keys = 2"),
         ({"n_keys": 99999}, "n_keys = 99999: there are"),
         ({"n_documents": 0}, "n_documents = 0"),
         ({"position": "end"}, "'end'"),

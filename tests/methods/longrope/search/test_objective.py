@@ -118,6 +118,19 @@ def test_only_the_answer_is_in_the_loss(tiny_llama, monkeypatch):
     assert loss(replace(document, n_context=document.n_context + 1)) == pytest.approx(without_first, rel=1e-4, abs=1e-6)
 
 
+def test_of_several_questions_the_answers_alone_are_in_the_loss(tiny_llama):
+    measuring, found = evaluator(tiny_llama, n_keys=3, n_asked=3), candidate(YaRN(), tiny_llama.rope, 1024)
+    asked = ask(found, n=1)
+    (document,) = measuring.documents.make(asked.draw)
+    with rotary_scaling(tiny_llama, found.scaling(tiny_llama.rope)), torch.no_grad():
+        logits_LV = tiny_llama.hf(torch.tensor([document.token_ids])).logits[0]
+    logprobs_L = logits_LV[:-1].log_softmax(-1).gather(1, torch.tensor(document.token_ids)[1:, None])[:, 0]
+    (_, first), (_, second) = document.questions
+    begins, ends = (document.n_context, first, second), (*(q for q, _ in document.questions), len(document.token_ids))
+    answers = torch.cat([logprobs_L[begin - 1 : end - 1] for begin, end in zip(begins, ends, strict=True)])
+    assert measuring.measure(asked)[0].loss == pytest.approx(-answers.mean().item(), rel=1e-4, abs=1e-6)
+
+
 def test_yarn_finds_beyond_the_window_what_interpolation_does_not(tiny_llama):
     measuring, rope = evaluator(tiny_llama, 1024, n_keys=2), tiny_llama.rope
     yarn, pi = (candidate(method, rope, 1024) for method in (YaRN(), PositionInterpolation()))
