@@ -157,7 +157,7 @@ print(json.dumps([d.token_ids for d in documents.make(Draw(block=7, seq_len=400,
 def test_blocks_splits_and_seeds_share_no_document(byte_tokenizer):
     draws = [{"split": split} for split in SPLITS] + [{"block": 1}, {"seed": 1}]
     for haystack in ("noise", "docs"):
-        answers = [{d.answer for d in made(byte_tokenizer, haystacks=(haystack,), **draw)} for draw in draws]
+        answers = [{d.answers for d in made(byte_tokenizer, haystacks=(haystack,), **draw)} for draw in draws]
         assert all(a.isdisjoint(b) for a, b in combinations(answers, 2))
 
 
@@ -308,7 +308,7 @@ def test_texts_too_short_say_how_many_tokens_are_missing(byte_tokenizer, library
     assert missing == pytest.approx(1.2 * 9000 - longest, rel=0.1)
     refused(r"part of a split .* tokens are missing", kind="perplexity", seq_len=50_000)
     refused(r"n_books = 11: it should be at most 10, so many of the 12 texts", **book, n_books=11, seq_len=4000)
-    refused("n_keys = 20: the needles, the question and a sentence of text do not fit", n_keys=20, seq_len=300)
+    refused("n_keys = 20: the needles, the questions and a sentence of text do not fit", n_keys=20, seq_len=300)
     refused('books = "path"', haystacks=("book",))
     refused("no .txt, .txt.xz or .txt.gz file", haystacks=("book",), books=str(tmp_path))
     refused("pg19_validation", haystacks=("pg19",), data_dir=str(tmp_path))
