@@ -2,7 +2,9 @@
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,6 +40,12 @@ def gather() -> dict[str, JSON]:
 def n_cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def process_peak_bytes() -> int:
+    """The most memory that this process had so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def package_version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Workers as actors of a Ray cluster. All that Longreach asks of Ray is in this file."""
+"""Workers as actors of a Ray cluster. All that Longreach asks of Ray is here, and in `nodes`."""
 
 import logging
 import os

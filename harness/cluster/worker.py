@@ -63,6 +63,16 @@ class Facts:
     environment: Mapping[str, JSON]
     node: str = ""
 
+    @classmethod
+    def here(cls, found: Mapping[str, str], device: str) -> "Facts":
+        """Those of this process."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            versions=found,
+            environment={**gather(), **device_facts(device)},
+        )
+
 
 def versions() -> dict[str, str]:
     """What must be the same everywhere for records to be the same; `longreach` names the source code too."""
@@ -105,12 +115,7 @@ class Worker:
 
     def facts(self) -> Facts:
         """Who this is."""
-        return Facts(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            versions=self._versions(),
-            environment={**gather(), **device_facts(self._device)},
-        )
+        return Facts.here(self._versions(), self._device)
 
     def _versions(self) -> dict[str, str]:
         found = versions()

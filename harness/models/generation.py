@@ -14,7 +14,7 @@ from harness.models.decoding import Decoder, Piece, most_probable
 from harness.models.drafting import Drafter
 from harness.models.forward import cache_for, padded, read
 from harness.models.prefixes import shared_length
-from harness.types import Output, Stopped
+from harness.types import Example, Output, Stopped
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -39,6 +39,16 @@ class Request:
     stop: tuple[str, ...] = ()
     settled: Callable[[str], bool] | None = None
     written: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, example: Example, settled: Callable[[str], bool] | None) -> "Request":
+        """What a sample asks for."""
+        return cls(
+            prompt_ids=example.prompt_ids,
+            max_new_tokens=example.max_new_tokens,
+            stop=tuple(example.stop),
+            settled=settled,
+        )
 
     def is_settled(self, text: str) -> bool:
         """Whether what is certain of a text is settled."""

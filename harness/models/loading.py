@@ -1,7 +1,6 @@
 """Loads a requested model: safetensors or GGUF only, its rotary embedding pinned, its attention read back."""
 
 import inspect
-import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.environment import process_peak_bytes
 from harness.errors import RequestError
 from harness.models import attention, files, hub
 from harness.models.caches import Cache, attends_to_all, bytes_per_token
@@ -91,15 +91,7 @@ class LoadedModel:
         settled: for each, whether a text has a score that nothing written behind it could change.
         """
         self._reset_peak()
-        requests = [
-            Request(
-                prompt_ids=example.prompt_ids,
-                max_new_tokens=example.max_new_tokens,
-                stop=tuple(example.stop),
-                settled=check,
-            )
-            for example, check in zip(examples, settled, strict=True)
-        ]
+        requests = [Request.of(example, check) for example, check in zip(examples, settled, strict=True)]
         return generate_each(self, requests, n_rows=n_rows)
 
     def _reset_peak(self) -> None:
@@ -110,8 +102,7 @@ class LoadedModel:
         """The most memory in use: on a GPU since the last answer began, elsewhere of this process so far."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return int(peak if sys.platform == "darwin" else peak * 1024)
+        return process_peak_bytes()
 
 
 def load(request: ModelRequest, *, device: str, may_offload: bool = False) -> LoadedModel:

@@ -1,23 +1,19 @@
 """The benchmark of the executor: what counts as a difference, and what its overhead is of."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.benchmarks.scripts import imported
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cluster.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        yield importlib.import_module(SCRIPT.stem)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-        sys.modules.pop(SCRIPT.stem, None)
+    with imported(SCRIPT) as module:
+        yield module
 
 
 def written(out: Path, rows: list[dict]) -> Path:

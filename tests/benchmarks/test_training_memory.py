@@ -1,6 +1,5 @@
 """The benchmark of a training step's memory: its rows, its lines, and what a wrong request is told."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from harness.errors import RequestError
+from tests.benchmarks.scripts import imported
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_memory.py"
 ROW = {
@@ -22,12 +22,8 @@ ROW = {
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        yield importlib.import_module(SCRIPT.stem)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-        sys.modules.pop(SCRIPT.stem, None)
+    with imported(SCRIPT) as module:
+        yield module
 
 
 def test_a_step_is_measured_beside_its_estimate(tmp_path):

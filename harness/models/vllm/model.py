@@ -1,15 +1,13 @@
 """A model that vLLM runs, behind the interface of `harness.models.loading.LoadedModel`, for generation."""
 
 import os
-import resource
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from harness.environment import package_version
+from harness.environment import package_version, process_peak_bytes
 from harness.errors import RequestError
 from harness.models import loading
 from harness.models.generation import Request, ended
@@ -89,15 +87,7 @@ class VllmModel:
 
         Stop texts and settled scores end an answer where `LoadedModel` ends it; the engine may have written on.
         """
-        requests = [
-            Request(
-                prompt_ids=example.prompt_ids,
-                max_new_tokens=example.max_new_tokens,
-                stop=tuple(example.stop),
-                settled=check,
-            )
-            for example, check in zip(examples, settled, strict=True)
-        ]
+        requests = [Request.of(example, check) for example, check in zip(examples, settled, strict=True)]
         for begin in range(0, len(requests), n_rows):
             part = requests[begin : begin + n_rows]
             for place, (request, answered) in enumerate(zip(part, self._generated(part), strict=True), begin):
@@ -108,8 +98,7 @@ class VllmModel:
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)
             return int(total - free)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return int(peak if sys.platform == "darwin" else peak * 1024)
+        return process_peak_bytes()
 
     def close(self) -> None:
         """Ends the engine that lives."""

@@ -1,6 +1,5 @@
 """A process that measures for a search: it keeps one model and its documents. Knows no Ray."""
 
-import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from typing import Any
 
 from harness.answering import device_lost
 from harness.cluster.worker import Facts, versions
-from harness.environment import device_facts, gather
 from harness.errors import RequestError
 from harness.models import request as models
 from harness.models.request import ModelRequest
@@ -62,12 +60,7 @@ class Measurer:
 
     def facts(self) -> Facts:
         """Who this is."""
-        return Facts(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            versions=versions(),
-            environment={**gather(), **device_facts(self._device)},
-        )
+        return Facts.here(versions(), self._device)
 
     def step(self, task: Task | None) -> Answer:
         """Measure one candidate; for None, load the model. Raises RequestError, which says where."""

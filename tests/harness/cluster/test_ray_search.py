@@ -6,12 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.harness.cluster.conftest import started
 from tests.presets import write_toml
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'longreach[ray]'")
@@ -38,16 +38,8 @@ JOINED = re.compile(r"worker (\d+) measures: \S+:(\d+)")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
-        warnings.simplefilter("ignore")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-        from ray.cluster_utils import Cluster
-
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    with started(2) as made:
         yield made.address
-        made.shutdown()
 
 
 def search(folder: Path, *arguments: str) -> subprocess.Popen:
