@@ -54,13 +54,15 @@ class Attending:
 
     used: the backends that ran. lengths_B: for single queries, how many keys of each row count. spans: the batch is
     tokens of several rows of the cache, one behind the other. packed: the one row is documents one behind the other,
-    and `cu_seq_lens_q`, ... are given to the model: full attention needs no mask.
+    and `cu_seq_lens_q`, ... are given to the model: full attention needs no mask. n_read: how many of a pass's last
+    tokens have their hidden state read.
     """
 
     used: set[str] = field(default_factory=set)
     lengths_B: Tensor | None = None
     spans: Sequence[kernels.Span] = ()
     packed: bool = False
+    n_read: int | None = None
 
 
 _ATTENDING: ContextVar[Attending] = ContextVar("attending")
@@ -75,6 +77,20 @@ def attending() -> Iterator[Attending]:
         yield note
     finally:
         _ATTENDING.reset(token)
+
+
+@contextmanager
+def reading(n_last: int) -> Iterator[None]:
+    """Only the hidden states of a pass's last so many tokens are read, until the block ends.
+
+    What the last layer would attend to for the others reaches nothing: on a CPU, `auto` leaves it out.
+    """
+    note = _ATTENDING.get(None) or Attending()
+    note.n_read = n_last
+    try:
+        yield
+    finally:
+        note.n_read = None
 
 
 def implementation(requested: str) -> str:
@@ -177,6 +193,8 @@ def _attend(
         out, used = kernels.packed(query, key, value, scaling, given)
     elif plain and n_queries == 1 and note.lengths_B is not None:
         out, used = kernels.counted(query, key, value, scaling, note.lengths_B)
+    elif plain and name == "auto" and note.n_read is not None and _gives_more(note.n_read, module, query):
+        out, used = _last_of(note.n_read, query, key, value, scaling), "flash"
     elif plain and n_queries > 1 and (n_queries < n_keys or name == "varlen"):
         out, used = kernels.ragged(query, key, value, scaling)
     elif plain and n_queries > 1 and name == "auto" and _flash_attn_first(query, key, value):
@@ -190,6 +208,22 @@ def _attend(
             used = _chosen(query, key, value, attention_mask, plain and n_queries > 1)
     note.used.add(used)
     return out, None
+
+
+def _gives_more(n_read: int, module: torch.nn.Module, query: Tensor) -> bool:
+    """Whether this is the last layer and has queries that nobody reads; on a GPU it is left to the fastest kernel."""
+    config: Any = getattr(module, "config", None)
+    is_last = getattr(module, "layer_idx", None) == getattr(config, "num_hidden_layers", 0) - 1
+    return is_last and n_read < query.shape[2] and query.device.type == "cpu"
+
+
+def _last_of(n: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Attention for the last `n` queries, and zeros for those before; (B, L, H, D)."""
+    B, H, L, _ = query.shape
+    before_BLHD = query.new_zeros(B, L - n, H, value.shape[-1])
+    if n == 0:
+        return before_BLHD
+    return torch.cat([before_BLHD, kernels.ragged(query[:, :, -n:], key, value, scaling)[0]], dim=1)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.models.attention import reading
 from harness.models.caches import BufferCache, Cache, new_cache
 from harness.models.memory import WINDOWED_CHUNK, check_fits
 
@@ -49,7 +50,8 @@ def read(model: "LoadedModel", cache: Cache, rows: slice, prompts: Sequence[Sequ
     length = max(map(len, prompts))
     ids_RL = torch.tensor([[*ids[start:], *[0] * (length - len(ids))] for ids in prompts], device=model.device)
     found: dict[int, Tensor] = {}
-    for at, part_RL, hidden_RLH in hidden(model, cache, rows, ids_RL, start):
+    first_read = min(map(len, prompts)) - 1
+    for at, part_RL, hidden_RLH in hidden(model, cache, rows, ids_RL, start, first_read):
         for row, ids in enumerate(prompts):
             if at < len(ids) <= at + part_RL.shape[1]:
                 found[row] = hidden_RLH[row, len(ids) - 1 - at]
@@ -59,11 +61,12 @@ def read(model: "LoadedModel", cache: Cache, rows: slice, prompts: Sequence[Sequ
 
 
 def hidden(
-    model: "LoadedModel", cache: Cache, rows: slice, ids_RL: Tensor, start: int
+    model: "LoadedModel", cache: Cache, rows: slice, ids_RL: Tensor, start: int, first_read: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Reads tokens that stand at `start` and behind, chunk by chunk: the chunk's place, tokens and hidden states.
 
-    The last chunk may be longer than the tokens: it is padded.
+    The last chunk may be longer than the tokens: it is padded. Hidden states before the place `first_read` are for
+    nobody to read: they may be wrong.
     """
     chunk = min(model.limits.chunk, WINDOWED_CHUNK)
     if isinstance(cache, BufferCache):
@@ -76,9 +79,11 @@ def hidden(
         begin = start + at
         cache.reading(rows, begin)
         positions_1L = torch.arange(begin, begin + part_RL.shape[1], device=model.device)[None]
-        outputs = model.hf.base_model(
-            input_ids=part_RL, position_ids=positions_1L, past_key_values=cache.hf, use_cache=True
-        )
+        n_unread = min(max(first_read - begin, 0), part_RL.shape[1])
+        with reading(part_RL.shape[1] - n_unread):
+            outputs = model.hf.base_model(
+                input_ids=part_RL, position_ids=positions_1L, past_key_values=cache.hf, use_cache=True
+            )
         yield begin, part_RL, outputs.last_hidden_state
 
 

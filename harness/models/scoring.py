@@ -64,7 +64,7 @@ def _behind_shared_prefix(model: "LoadedModel", cache: Cache, segments: Sequence
             n_shared = shared_length(segments[0].token_ids[:n_shared], segment.token_ids[:n_shared])
     if n_shared:
         prefix_1L = torch.tensor([list(segments[0].token_ids[:n_shared])], device=model.device)
-        for _ in hidden(model, cache, slice(0, 1), prefix_1L, 0):
+        for _ in hidden(model, cache, slice(0, 1), prefix_1L, 0, first_read=n_shared):
             pass
     return [_score(model, cache, segment, n_shared) for segment in segments]
 
@@ -75,7 +75,7 @@ def _score(model: "LoadedModel", cache: Cache, segment: Segment, start: int) -> 
     first = segment.n_context - 1  # the first row that predicts a scored token
     logprobs: list[float] = []
     greedy: list[bool] = []
-    for at, part_1L, hidden_1LH in hidden(model, cache, slice(0, 1), ids_L[None, start:-1], start):
+    for at, part_1L, hidden_1LH in hidden(model, cache, slice(0, 1), ids_L[None, start:-1], start, first):
         n_read = min(part_1L.shape[1], len(ids_L) - 1 - at)  # the rest is padding
         for begin, end in _blocks(max(first - at, 0), n_read, model):
             logits_RV = head(model, hidden_1LH[0, begin:end]).float()

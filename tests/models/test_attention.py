@@ -8,6 +8,7 @@ import torch
 from harness.errors import RequestError
 from harness.models import attention, kernels
 from harness.models.attention import DENSE_LIMIT, attending
+from harness.models.forward import cache_for, read
 from harness.models.generation import generate
 from harness.models.loading import load
 from harness.models.request import ModelRequest
@@ -63,6 +64,28 @@ def test_values_of_another_size_than_keys():
     torch.testing.assert_close(
         kernels.ragged(query, key, value, None)[0], plain(query, key, value), atol=1e-5, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, 16])
+def test_the_last_layer_attends_only_for_tokens_whose_state_is_read(chunk, monkeypatch):
+    model = load(ModelRequest(name="tiny-llama"), device="cpu")
+    model.limits.chunk = chunk
+    ids_RL = torch.arange(2 * 40).reshape(2, 40) % 90 + 5
+    prompts = [ids_RL[0].tolist(), ids_RL[1, :37].tolist()]
+    projection, attended = model.hf.base_model.layers[-1].self_attn.o_proj, []
+    project = projection.forward
+
+    def counting(states):
+        attended.append(int((states != 0).any(-1).any(0).sum()))
+        return project(states)
+
+    with attending(), torch.no_grad(), cache_for(model, 2, 40) as cache:
+        monkeypatch.setattr(projection, "forward", counting)
+        logits_RV = read(model, cache, slice(0, 2), prompts)
+        monkeypatch.undo()
+        expected_RLV = model.hf(input_ids=ids_RL).logits
+    assert sum(attended) == 4  # the tokens at 36 to 39
+    torch.testing.assert_close(logits_RV, expected_RLV[[0, 1], [39, 36]], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cudnn", "flash", "varlen"])

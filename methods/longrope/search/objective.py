@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import RequestError
+from harness.models.attention import attending, reading
 from harness.models.forward import head
 from harness.models.loading import LoadedModel
 from harness.models.rotary import rotary_scaling
@@ -42,6 +43,11 @@ class _Texts:
             for begin, end in [(0, document.n_context), *document.questions]:
                 scored_L[begin:end] = False
         return cls(ids_DL, scored_DL)
+
+    @property
+    def n_read(self) -> int:
+        """Of a pass over all tokens but the last: how many are read, from the first whose next one is scored."""
+        return self.scored_DL.shape[1] - int(self.scored_DL.any(dim=0).int().argmax())
 
     def batches(self, n_tokens: int) -> Iterator["_Texts"]:
         """One after another, in batches of about `n_tokens` tokens."""
@@ -140,7 +146,8 @@ class NeedleEvaluator:
         length = texts.ids_DL.shape[1]
         while True:
             try:
-                return [loss for batch in texts.batches(self._batch_tokens) for loss in run(batch).tolist()]
+                with attending(), reading(texts.n_read):  # a checkpointed layer runs again in the backward pass
+                    return [loss for batch in texts.batches(self._batch_tokens) for loss in run(batch).tolist()]
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
