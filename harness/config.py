@@ -28,7 +28,8 @@ class RunSettings:
     sample_timeout_s: seconds a sample may take, alone then; 0 is no bound.
     early_stop: a generation ends when its score can no longer change, where the suite can tell; its record says so.
     kv_offload: keys and values may go to host memory where a GPU's runs out.
-    gpus: of a cluster's worker, a part of one or one; where nothing is said one, or none on a cluster without GPUs.
+    gpus: of a cluster's worker, a part of one or several, over which its model is spread; where nothing is said one, or
+        none on a cluster without GPUs. Without a cluster it says how many GPUs the model is spread over.
     """
 
     sample_timeout_s: float = 0.0
@@ -39,8 +40,13 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.sample_timeout_s < 0:
             raise ValueError(f"sample_timeout_s = {self.sample_timeout_s:g}: it should be 0 or more")
-        if self.gpus is not None and not 0 <= self.gpus <= 1:
-            raise ValueError(f"gpus = {self.gpus:g}: it should be 0, a part such as 0.5, or 1: a model lies on one GPU")
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or (self.gpus >= 1 and self.gpus % 1 == 0)):
+            raise ValueError(f"gpus = {self.gpus:g}: it should be 0, a part such as 0.5, or a whole number")
+
+    @property
+    def n_devices(self) -> int:
+        """GPUs that a model is spread over."""
+        return max(1, int(self.gpus or 1))
 
 
 @dataclass(frozen=True, kw_only=True)

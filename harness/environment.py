@@ -56,13 +56,15 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def device_facts(device: str) -> dict[str, JSON]:
-    """The name of the device that computed, and its memory where it is a GPU. Imports torch."""
+def device_facts(device: str, n_devices: int = 1) -> dict[str, JSON]:
+    """The name of the device that computed; of GPUs the memory, and how many where a model is spread. Imports torch."""
     import torch
 
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
-        return {"device": properties.name, "device_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+        several: dict[str, JSON] = {} if n_devices == 1 else {"n_gpus": n_devices}
+        memory = {"device_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+        return {"device": properties.name, **memory, **several}
     return {"device": device, "threads": torch.get_num_threads()}
 
 

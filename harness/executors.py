@@ -66,7 +66,7 @@ def execute(
     from harness.models.loading import check_device
 
     found = str(check_device(device))
-    runner.check_machine(todo, found)
+    runner.check_machine(todo, found, plan.run.n_devices)
     if workers > 1 and found != "cpu":
         raise RequestError(f"--workers {workers}: on device '{found}' it should be 1, or --executor ray for many GPUs")
     elsewhere = todo if workers > 1 else apart

@@ -72,12 +72,12 @@ def _check_backend(planned: PlannedCell, seq_len: int, tokenizer: Any) -> None:
         check_generates(planned.suite, planned.cell.task, seq_len=seq_len, seed=planned.cell.seed, tokenizer=tokenizer)
 
 
-def check_machine(cells: Sequence[PlannedCell], device: str) -> None:
-    """Raises RequestError for a model that a device cannot hold, or an attention that it does not have."""
+def check_machine(cells: Sequence[PlannedCell], device: str, n_devices: int = 1) -> None:
+    """Raises RequestError for a model that the devices cannot hold, or an attention that they do not have."""
     from harness.models import backends, loading
 
     for request in {id(planned.model): planned.model for planned in cells}.values():
-        backends.check_machine(request, loading.check_device(device))
+        backends.check_machine(request, loading.check_device(device), n_devices)
 
 
 def run(
@@ -105,13 +105,13 @@ def run(
         progress.says("building samples")
         samples.prepare(ours)
         progress.says(f"loading {request.label}")
-        model = load(request, device=device, may_offload=plan.run.kv_offload)
+        model = load(request, device=device, may_offload=plan.run.kv_offload, n_devices=plan.run.n_devices)
         work = _Work(
             answers=Answers(model=model, run=plan.run),
             samples=samples,
             store=store,
             progress=progress,
-            environment={**gather(), **device_facts(device)},
+            environment={**gather(), **device_facts(device, plan.run.n_devices)},
         )
         try:
             for planned in ours:

@@ -198,7 +198,7 @@ def gpus_and_device(run: RunSettings, device: str, n_cells: int) -> tuple[float,
     stated = run.gpus if run.gpus is not None else float(device == "cuda" or most > 0)
     gpus = 0.0 if device == "cpu" else stated
     if device == "cuda" and not gpus:
-        raise RequestError("device 'cuda': the preset says [run] gpus = 0: it should be a part of a GPU, or 1")
+        raise RequestError("device 'cuda': the preset says [run] gpus = 0: it should be a part of a GPU, or at least 1")
     if not any(workers_of(node, gpus) for node in nodes):
         raise RequestError(
             f"each of {n_cells} cells needs 1 CPU and {gpus:g} GPUs ([run] gpus), the cluster has {len(nodes)} nodes, "
@@ -234,7 +234,8 @@ def workers_of(resources: dict[str, float], gpus: float, cpus: float = 1) -> int
     by_cpu = int(resources.get("CPU", 0.0) / cpus)
     if not gpus:
         return by_cpu
-    return min(by_cpu, int(resources.get("GPU", 0.0)) * int(1 / gpus + 1e-9))
+    n_gpus = int(resources.get("GPU", 0.0))
+    return min(by_cpu, n_gpus * int(1 / gpus + 1e-9) if gpus < 1 else int(n_gpus / gpus))
 
 
 def _actor_class() -> type:

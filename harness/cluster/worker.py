@@ -64,13 +64,13 @@ class Facts:
     node: str = ""
 
     @classmethod
-    def here(cls, found: Mapping[str, str], device: str) -> "Facts":
+    def here(cls, found: Mapping[str, str], device: str, n_devices: int = 1) -> "Facts":
         """Those of this process."""
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
             versions=found,
-            environment={**gather(), **device_facts(device)},
+            environment={**gather(), **device_facts(device, n_devices)},
         )
 
 
@@ -115,7 +115,7 @@ class Worker:
 
     def facts(self) -> Facts:
         """Who this is."""
-        return Facts.here(self._versions(), self._device)
+        return Facts.here(self._versions(), self._device, self._run.n_devices)
 
     def _versions(self) -> dict[str, str]:
         found = versions()
@@ -164,7 +164,8 @@ class Worker:
                 close(self._answers.model)
             self._answers = None
             _check_files(planned)
-            model = load(planned.model, device=self._device, may_offload=self._run.kv_offload)
+            run = self._run
+            model = load(planned.model, device=self._device, may_offload=run.kv_offload, n_devices=run.n_devices)
             self._answers, self._request = Answers(model=model, run=self._run), planned.model
         _check_texts(planned)
         return self._answers

@@ -61,9 +61,10 @@ class _BufferLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self.place
-        if place.slots_B is not None:
-            self.keys_RHSD[place.index_B, :, place.slots_B] = key_states[:, :, 0]
-            self.values_RHSD[place.index_B, :, place.slots_B] = value_states[:, :, 0]
+        if place.slots_B is not None and place.index_B is not None:
+            index_B, slots_B = place.index_B.to(self.device), place.slots_B.to(self.device)
+            self.keys_RHSD[index_B, :, slots_B] = key_states[:, :, 0]
+            self.values_RHSD[index_B, :, slots_B] = value_states[:, :, 0]
             return self.keys_RHSD[place.rows, :, : place.visible], self.values_RHSD[place.rows, :, : place.visible]
         end = place.start + key_states.shape[2]
         self.keys_RHSD[place.rows, :, place.start : end] = key_states

@@ -91,7 +91,7 @@ def counted(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, le
         1,
         S,
         scale=scaling,
-        seqused_k=lengths_B,
+        seqused_k=lengths_B.to(key.device),
         enable_gqa=True,
     )
     return out_THD[:, None], "varlen"

@@ -23,6 +23,7 @@ from harness.models.request import ModelRequest, check
 from harness.models.rope_facts import rope_spec
 from harness.models.rotary import RotarySite, find_sites
 from harness.models.scoring import score_segments
+from harness.models.spreading import devices_from, place
 from harness.models.switching import Switch
 from harness.models.weights import HeldWeights
 from harness.types import Example, Output, Regime
@@ -37,12 +38,13 @@ class LoadedModel:
     """A model ready to answer. `scaling` is what a method put on it, or None under the model's own RoPE.
 
     switch: the RoPE that generations begin under and when they leave it, where a method changes it on the way.
+    devices: what its layers lie on; `device`, the first, has tokens and logits.
     """
 
     hf: Any
     tokenizer: Any
     rope: RopeSpec
-    device: torch.device
+    devices: tuple[torch.device, ...]
     request: ModelRequest
     sites: tuple[RotarySite, ...]
     eos_ids: frozenset[int]
@@ -51,6 +53,11 @@ class LoadedModel:
     switch: Switch | None = None
     cache: Cache | None = None  # kept from the last requests for the next ones
     held: HeldWeights | None = None  # of the trained checkpoint that was applied last
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens come in and logits come out."""
+        return self.devices[0]
 
     @property
     def regime(self) -> Regime:
@@ -96,42 +103,44 @@ class LoadedModel:
 
     def _reset_peak(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for device in self.devices:
+                torch.cuda.reset_peak_memory_stats(device)
 
     def peak_memory_bytes(self) -> int:
-        """The most memory in use: on a GPU since the last answer began, elsewhere of this process so far."""
+        """The most memory in use: on GPUs, together, since the last answer began, elsewhere of this process so far."""
         if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
+            return sum(int(torch.cuda.max_memory_allocated(device)) for device in self.devices)
         return process_peak_bytes()
 
 
-def load(request: ModelRequest, *, device: str, may_offload: bool = False) -> LoadedModel:
+def load(request: ModelRequest, *, device: str, may_offload: bool = False, n_devices: int = 1) -> LoadedModel:
     """The model on a device (`cpu`, `cuda`, `cuda:1`, or `auto`). Raises RequestError for what cannot be loaded.
 
-    may_offload: keys and values may go to host memory where a GPU's runs out.
+    may_offload: keys and values may go to host memory where a GPU's runs out; where it has one alone.
+    n_devices: GPUs that its layers are spread over.
     """
-    found_device = check_device(device)
+    devices = devices_from(check_device(device), n_devices)
     check(request)
-    check_machine(request, found_device)
+    check_machine(request, *devices)
     rope = rope_spec(request)
     tokenizer = load_tokenizer(request)
     hf = _weights(request)
     sites = find_sites(hf)
     _check_model(hf, request, rope, sites)
-    hf.eval().to(found_device)
+    place(hf.eval(), devices)
     # From here on the class's own embedding never runs: some rewrite their frequencies by the length they see.
     own = RopeScaling(inv_freq_P=rope.inv_freq_P, attention_factor=rope.attention_factor)
     for site in sites:
-        site.put(site.pinned(own, found_device))
+        site.put(site.pinned(own, devices[0]))
     return LoadedModel(
         hf=hf,
         tokenizer=tokenizer,
         rope=rope,
-        device=found_device,
+        devices=devices,
         request=request,
         sites=sites,
         eos_ids=eos_ids(hf.generation_config, tokenizer),
-        limits=Limits.of(found_device, may_offload=may_offload),
+        limits=Limits.of(devices, may_offload=may_offload),
     )
 
 
@@ -148,16 +157,16 @@ def load_tokenizer(request: ModelRequest) -> Any:
     return tokenizer
 
 
-def check_machine(request: ModelRequest, device: torch.device) -> None:
-    """Raises RequestError where a device cannot run the model's attention, or hold its weights."""
-    attention.check(request.attention, device, getattr(torch, request.dtype))
-    check_weights(request, device)
+def check_machine(request: ModelRequest, *devices: torch.device) -> None:
+    """Raises RequestError where devices cannot run the model's attention, or together hold its weights."""
+    attention.check(request.attention, devices[0], getattr(torch, request.dtype))
+    check_weights(request, *devices)
 
 
-def check_weights(request: ModelRequest, device: torch.device) -> None:
-    """Raises RequestError where a device cannot hold the model's weights."""
+def check_weights(request: ModelRequest, *devices: torch.device) -> None:
+    """Raises RequestError where devices cannot together hold the model's weights."""
     n_bytes = _n_weight_bytes(request, getattr(torch, request.dtype).itemsize)
-    check_weights_fit(str(request.label), n_bytes, device)
+    check_weights_fit(str(request.label), n_bytes, *devices)
 
 
 def check_device(device: str) -> torch.device:

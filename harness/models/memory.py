@@ -1,5 +1,6 @@
 """How much memory there is, what a request needs, and what to give up when it does not fit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +41,14 @@ class Limits:
     drafts: bool = True
 
     @classmethod
-    def of(cls, device: torch.device, *, may_offload: bool = False) -> "Limits":
-        """Where a device starts."""
+    def of(cls, devices: Sequence[torch.device], *, may_offload: bool = False) -> "Limits":
+        """Where a model on these devices starts. A graph is captured, and memory offloaded, of one alone."""
+        kind, alone = devices[0].type, len(devices) == 1
         return cls(
-            batch=BATCH.get(device.type, BATCH["cpu"]),
-            chunk=CHUNK.get(device.type, CHUNK["cpu"]),
-            may_offload=may_offload and device.type == "cuda",
+            batch=BATCH.get(kind, BATCH["cpu"]),
+            chunk=CHUNK.get(kind, CHUNK["cpu"]),
+            may_offload=may_offload and kind == "cuda" and alone,
+            graphs=alone,
         )
 
     def relieve(self) -> bool:
@@ -59,11 +62,10 @@ class Limits:
         return True
 
 
-def free_bytes(device: torch.device) -> int:
-    """What can be allocated now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+def free_bytes(*devices: torch.device) -> int:
+    """What can be allocated now, an equal part on each device."""
+    if devices[0].type == "cuda":
+        return len(devices) * min(map(_gpu_bytes, devices))
     return min(_system_bytes(), _container_bytes())
 
 
@@ -75,7 +77,7 @@ def rows_that_fit(model: "LoadedModel", n_tokens: int) -> int:
     if hasattr(model, "rows_that_fit"):
         return int(model.rows_that_fit(n_tokens))
     held = 0 if model.cache is None else model.cache.n_rows * model.cache.capacity * model.kv_bytes_per_token
-    usable = _USABLE * (free_bytes(model.device) + held) - _pass_bytes(model, n_tokens)
+    usable = _USABLE * (free_bytes(*model.devices) + held) - _pass_bytes(model, n_tokens)
     worth = max(1, _BATCH_TOKENS.get(model.device.type, 1 << 17) // n_tokens)
     return max(0, min(model.limits.batch, worth, int(usable / (n_tokens * model.kv_bytes_per_token))))
 
@@ -92,13 +94,15 @@ def check_fits(model: "LoadedModel", n_tokens: int) -> None:
         )
 
 
-def check_weights_fit(label: str, n_bytes: int, device: torch.device) -> None:
-    """Raises RequestError for weights that are larger than a device's free memory."""
-    free = free_bytes(device)
+def check_weights_fit(label: str, n_bytes: int, *devices: torch.device) -> None:
+    """Raises RequestError for weights that are larger than the devices' free memory."""
+    free = free_bytes(*devices)
     if n_bytes > free:
+        where = devices[0].type if len(devices) == 1 else f"{len(devices)} GPUs together"
+        more = ", a larger machine or more GPUs ([run] gpus)" if devices[0].type == "cuda" else " or a larger machine"
         raise RequestError(
-            f"model '{label}': its weights fill {_gb(n_bytes)}, {device.type} has {_gb(free)} free: "
-            "a smaller dtype, a smaller model or a larger machine would do"
+            f"model '{label}': its weights fill {_gb(n_bytes)}, {where} {'has' if len(devices) == 1 else 'have'} "
+            f"{_gb(free)} free: a smaller dtype, a smaller model{more} would do"
         )
 
 
@@ -109,6 +113,11 @@ def _pass_bytes(model: "LoadedModel", n_tokens: int) -> int:
     intermediate = getattr(config, "intermediate_size", None)
     width = 8 * hidden + 3 * (intermediate if isinstance(intermediate, int) else 4 * hidden)
     return min(n_tokens, model.limits.chunk) * width * model.hf.dtype.itemsize
+
+
+def _gpu_bytes(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def _system_bytes() -> int:

@@ -61,7 +61,7 @@ def _read(model: "LoadedModel", folder: Path) -> dict[str, Tensor]:
     files.check_weights(folder)
     wanted = dict(model.hf.named_parameters())
     n_bytes = sum(parameter.nbytes for parameter in wanted.values())
-    check_weights_fit(f"{model.request.label} with the weights of {folder}", n_bytes, model.device)
+    check_weights_fit(f"{model.request.label} with the weights of {folder}", n_bytes, *model.devices)
     found = _parameters(type(model.hf), model.hf.dtype, folder)
     for name, parameter in wanted.items():
         if name not in found or found[name].shape != parameter.shape:

@@ -123,7 +123,7 @@ class Training:
         if settings.activation_checkpointing:
             recompute_layers(model.hf, True)
         masters, optimizer = _optimised(accelerator, module, settings, dtype)
-        model.device = accelerator.device
+        model.devices = (accelerator.device,)
         regimes = Regimes(model, scaling, short_rope=settings.short_rope)
         training = cls(
             accelerator=accelerator,

@@ -57,6 +57,7 @@ def test_without_ray_the_way_out_is_said(monkeypatch):
     [
         (None, "auto", (1.0, "cuda")),
         (0.25, "auto", (0.25, "cuda")),
+        (2.0, "auto", (2.0, "cuda")),
         (None, "cpu", (0.0, "cpu")),
         (0.0, "auto", (0.0, "cpu")),
     ],
@@ -76,6 +77,7 @@ def test_workers_take_the_gpus_that_the_preset_states(nodes, gpus, device, found
             r"each of 8 cells needs 1 CPU and 0.5 GPUs \(\[run\] gpus\), the cluster has 1 node",
         ),
         ({"CPU": 8.0}, None, "cuda", r"needs 1 CPU and 1 GPUs .*the most on one are 8 CPUs and 0 GPUs"),
+        ({"CPU": 8.0, "GPU": 2.0}, 4.0, "auto", r"needs 1 CPU and 4 GPUs .*the most on one are 8 CPUs and 2 GPUs"),
         ({"CPU": 0.0, "GPU": 8.0}, None, "auto", r"the most on one are 0 CPUs and 8 GPUs"),
         ({"CPU": 8.0, "GPU": 1.0}, None, "cuda:1", r"device 'cuda:1': a cluster's workers choose theirs"),
         ({"CPU": 8.0, "GPU": 1.0}, 0.0, "cuda", r"device 'cuda': the preset says \[run\] gpus = 0"),
@@ -94,6 +96,7 @@ def test_what_a_cluster_lacks_is_named(nodes, resources, gpus, device, says):
         ({"CPU": 16.0, "GPU": 8.0}, 1.0, 8),
         ({"CPU": 16.0, "GPU": 2.0}, 0.5, 4),
         ({"CPU": 4.0, "GPU": 8.0}, 1.0, 4),
+        ({"CPU": 16.0, "GPU": 7.0}, 2.0, 3),
     ],
 )
 def test_room_on_a_node(resources, gpus, n):
