@@ -234,6 +234,7 @@ def test_a_worker_with_another_vllm_is_refused(llm, tmp_path, monkeypatch):
         ({"run": {"sample_timeout_s": 5.0}}, ["sample_timeout_s = 5", "leave it out"]),
         ({"run": {"kv_offload": True}}, ["kv_offload = true", "leave it out"]),
         ({"run": {"gpus": 0.5}}, ["gpus = 0.5", "at most 0.5"]),
+        ({"run": {"gpus": 2}}, ["gpus = 2", "tensor_parallel_size = 2"]),
     ],
     ids=lambda value: "" if isinstance(value, list) else json.dumps(value)[:60],
 )

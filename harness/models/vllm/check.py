@@ -78,7 +78,13 @@ def _check_run(request: "ModelRequest", run: "RunSettings") -> None:
         )
     if run.kv_offload:
         raise RequestError("kv_offload = true: vLLM keeps its own cache, leave it out with backend = 'vllm'")
-    part = settings(request.vllm).gpu_memory_utilization
+    engine = settings(request.vllm)
+    part, n_gpus = engine.gpu_memory_utilization, engine.tensor_parallel_size
+    if run.gpus is not None and run.gpus >= 1 and run.gpus != n_gpus:
+        raise RequestError(
+            f"gpus = {run.gpus:g}: an engine of vLLM takes {n_gpus}, write under [model.vllm] "
+            f"tensor_parallel_size = {run.gpus:g}, or gpus = {n_gpus}"
+        )
     if run.gpus is not None and 0 < run.gpus < part:
         raise RequestError(
             f"gpus = {run.gpus:g}: an engine of vLLM takes {part:g} of a GPU, write under [model.vllm] a "
