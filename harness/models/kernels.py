@@ -50,7 +50,9 @@ def ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> 
     if query.shape[-1] != value.shape[-1]:
         return _masked(query, key, value, scaling), "math"
     if query.device.type == "cpu":
-        return _two_parts(query, key, value, scaling), "flash"
+        # The log-sum-exp that joins two parts has no gradient.
+        learns = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
+        return (_masked if learns else _two_parts)(query, key, value, scaling), "flash"
     if query.dtype not in _HALF or query.shape[-1] > 256:
         return _flex(query, key, value, scaling), "flex"
     B, _, L, _ = query.shape

@@ -38,6 +38,7 @@ class Model:
     """
 
     regime, rope, device = "original", None, SimpleNamespace(type="cpu")
+    devices = (device,)
     cache, kv_bytes_per_token = None, 1
     hf = SimpleNamespace(
         config=SimpleNamespace(
