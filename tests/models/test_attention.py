@@ -41,6 +41,16 @@ def test_the_later_part_of_a_prompt_attends_to_all_before_it(n_queries, n_keys, 
     torch.testing.assert_close(out, plain(query, key, value, scaling), atol=1e-5, rtol=1e-4)
 
 
+def test_the_later_part_of_a_prompt_has_the_gradient_of_plain_attention():
+    given = [tensor.requires_grad_() for tensor in states(5, 300)]
+    weights = torch.randn(2, 5, 4, 16, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for out in (kernels.ragged(*given, None)[0], plain(*given)):
+        grads.append(torch.autograd.grad((out * weights).sum(), given))
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_extreme_logits_do_not_break_the_joining_of_the_two_parts():
     query, key, value = states(4, 20)
     for scaling in (1e-4, 300.0):
