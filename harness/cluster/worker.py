@@ -166,7 +166,7 @@ class Worker:
             _check_files(planned)
             run = self._run
             model = load(planned.model, device=self._device, may_offload=run.kv_offload, n_devices=run.n_devices)
-            self._answers, self._request = Answers(model=model, run=self._run), planned.model
+            self._answers, self._request = Answers(model=model, run=run), planned.model
         _check_texts(planned)
         return self._answers
 

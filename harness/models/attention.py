@@ -193,7 +193,7 @@ def _attend(
         out, used = kernels.packed(query, key, value, scaling, given)
     elif plain and n_queries == 1 and note.lengths_B is not None:
         out, used = kernels.counted(query, key, value, scaling, note.lengths_B)
-    elif plain and name == "auto" and note.n_read is not None and _gives_more(note.n_read, module, query):
+    elif plain and name == "auto" and note.n_read is not None and _gives_more(note.n_read, module, query, key):
         out, used = _last_of(note.n_read, query, key, value, scaling), "flash"
     elif plain and n_queries > 1 and (n_queries < n_keys or name == "varlen"):
         out, used = kernels.ragged(query, key, value, scaling)
@@ -210,11 +210,15 @@ def _attend(
     return out, None
 
 
-def _gives_more(n_read: int, module: torch.nn.Module, query: Tensor) -> bool:
-    """Whether this is the last layer and has queries that nobody reads; on a GPU it is left to the fastest kernel."""
+def _gives_more(n_read: int, module: torch.nn.Module, query: Tensor, key: Tensor) -> bool:
+    """Whether this is the last layer, and it has queries that nobody reads and few others.
+
+    On a GPU it is left to the fastest kernel.
+    """
     config: Any = getattr(module, "config", None)
     is_last = getattr(module, "layer_idx", None) == getattr(config, "num_hidden_layers", 0) - 1
-    return is_last and n_read < query.shape[2] and query.device.type == "cpu"
+    few = n_read < query.shape[2] and n_read * key.shape[2] <= DENSE_LIMIT
+    return is_last and few and query.device.type == "cpu"
 
 
 def _last_of(n: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -223,7 +227,7 @@ def _last_of(n: int, query: Tensor, key: Tensor, value: Tensor, scaling: float |
     before_BLHD = query.new_zeros(B, L - n, H, value.shape[-1])
     if n == 0:
         return before_BLHD
-    return torch.cat([before_BLHD, kernels.ragged(query[:, :, -n:], key, value, scaling)[0]], dim=1)
+    return torch.cat([before_BLHD, kernels.masked(query[:, :, -n:], key, value, scaling)], dim=1)
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class _BufferLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self.place
-        if place.slots_B is not None and place.index_B is not None:
+        if place.slots_B is not None:
+            assert place.index_B is not None  # single tokens have both
             index_B, slots_B = place.index_B.to(self.device), place.slots_B.to(self.device)
             self.keys_RHSD[index_B, :, slots_B] = key_states[:, :, 0]
             self.values_RHSD[index_B, :, slots_B] = value_states[:, :, 0]

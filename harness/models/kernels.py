@@ -48,11 +48,11 @@ def installed_flash_attn() -> int | None:
 def ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> tuple[Tensor, str]:
     """The last queries of each sequence against all its keys; (B, L, H, D)."""
     if query.shape[-1] != value.shape[-1]:
-        return _masked(query, key, value, scaling), "math"
+        return masked(query, key, value, scaling), "math"
     if query.device.type == "cpu":
         # The log-sum-exp that joins two parts has no gradient.
         learns = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
-        return (_masked if learns else _two_parts)(query, key, value, scaling), "flash"
+        return (masked if learns else _two_parts)(query, key, value, scaling), "flash"
     if query.dtype not in _HALF or query.shape[-1] > 256:
         return _flex(query, key, value, scaling), "flex"
     B, _, L, _ = query.shape
@@ -222,8 +222,8 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _masked(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """With a mask, for heads whose keys and values differ in size."""
+def masked(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """With a dense mask, for few queries, or heads whose keys and values differ in size; (B, L, H, D)."""
     L, S = query.shape[2], key.shape[2]
     mask_LS = torch.ones(L, S, dtype=torch.bool, device=query.device).tril(S - L)
     return torch.nn.functional.scaled_dot_product_attention(

@@ -144,7 +144,7 @@ def test_the_same_ask_gives_the_same_bits_and_batches_change_nothing_but_noise(t
     first, again, fresh = one.measure(ask(*found)), one.measure(ask(*found)), evaluator(tiny_llama).measure(ask(*found))
     assert [m.losses for m in first] == [m.losses for m in again] == [m.losses for m in fresh]
     (graded,) = one.measure(ask(found[1], measure="gradient"))
-    assert graded.losses == pytest.approx(first[1].losses, rel=1e-5, abs=1e-7)  # other kernels where a gradient is due
+    assert graded.losses == first[1].losses
     for batch_tokens in (1, 2 * LENGTH):
         batched = evaluator(tiny_llama, batch_tokens=batch_tokens).measure(ask(*found))
         for a, b in zip(batched, first, strict=True):
