@@ -8,6 +8,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from tasks.base import Tokenizer
@@ -91,23 +92,32 @@ class Woven:
     ids: special tokens in front, then the whole text.
     n_prompt: how many of them come before the answer.
     starts: the first token of each needle, the main one first.
-    last_filler: the tokens of the last filler behind which no other follows, as (start, end).
+    fillers: the tokens of each stretch of filler between needles, as (start, end); an empty one where there is none.
     """
 
     ids: list[int]
     n_prompt: int
     starts: tuple[int, ...]
-    last_filler: tuple[int, int]
+    fillers: tuple[tuple[int, int], ...]
 
-    def without(self, n: int) -> "Woven":
-        """The text without the last `n` tokens of its last filler; it should have more of them."""
-        end = self.last_filler[1]
-        return Woven(
-            ids=self.ids[: end - n] + self.ids[end:],
-            n_prompt=self.n_prompt - n,
-            starts=tuple(start - n if start >= end else start for start in self.starts),
-            last_filler=(self.last_filler[0], end - n),
-        )
+    def without(self, n: int, *, anywhere: bool = False) -> "Woven | None":
+        """The text without the last `n` tokens of its last filler; None where that has not more of them.
+
+        anywhere: of the last filler that has.
+        """
+        for start, end in reversed(self.fillers if anywhere else self.fillers[-1:]):
+            if 0 <= n < max(1, end - start):
+
+                def moved(place: int, end: int = end) -> int:
+                    return place - n if place >= end else place
+
+                return Woven(
+                    ids=self.ids[: end - n] + self.ids[end:],
+                    n_prompt=self.n_prompt - n,
+                    starts=tuple(map(moved, self.starts)),
+                    fillers=tuple((moved(a), moved(b)) for a, b in self.fillers),
+                )
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +156,23 @@ class Weave:
         return best
 
     def exactly(self, filler: Filler, tokenizer: Tokenizer, *, n_tokens: int) -> Woven:
-        """The text with exactly `n_tokens` tokens: its last filler may end inside a word. Raises ValueError."""
+        """The text with exactly `n_tokens` tokens: a filler, mostly the last, may end in a word. Raises ValueError."""
         leading = leading_ids(tokenizer)
         needles = " ".join((self.main, *(text for text, _ in self.others)))
         fixed = self.head + needles + self.tail + self.answer(needles)
         target = n_tokens - len(leading) - len(encode(tokenizer, fixed)) + _NEAR
+        least: Woven | None = None
         for _ in range(2 * _TRIES):
             woven = self._with_filler(filler, tokenizer, leading, filler.cut(target))
             surplus = len(woven.ids) - n_tokens
-            start, end = woven.last_filler
-            if 0 <= surplus < max(1, end - start):
-                return woven.without(surplus)
+            if found := woven.without(surplus):
+                return found
+            if surplus > 0 and (least is None or len(woven.ids) < len(least.ids)):
+                least = woven
             target += 1 - surplus if surplus < 0 else -max(1, surplus - _NEAR)
+        # Behind a needle near the end a word more may be too much to cut away, and a word less too little.
+        if least and (found := least.without(len(least.ids) - n_tokens, anywhere=True)):
+            return found
         raise ValueError(f"the fixed text and a sentence of filler do not fit into {n_tokens} tokens")
 
     def _with_filler(self, filler: Filler, tokenizer: Tokenizer, leading: list[int], n_chars: int) -> Woven:
@@ -172,14 +187,13 @@ class Weave:
         def token_at(place: int) -> int:
             return len(leading) + tokens.token_at(len(self.head) + place)
 
-        last = max((i for i in range(len(pieces)) if i not in order), default=0)
-        first = max((i + 1 for i in order if i < last), default=0)
-        last_end = places[last] + len(pieces[last].rstrip()) if len(pieces) > len(order) else places[first]
+        runs = [list(run) for is_needle, run in groupby(range(len(pieces)), lambda i: i in order) if not is_needle]
+        ends = [(places[run[0]], places[run[-1]] + len(pieces[run[-1]].rstrip())) for run in runs] or [(0, 0)]
         return Woven(
             ids=leading + tokens.ids,
             n_prompt=len(leading) + tokens.token_at(len(prompt)),
             starts=tuple(token_at(places[i]) for i in order),
-            last_filler=(token_at(places[first]), token_at(last_end)),
+            fillers=tuple((token_at(start), token_at(end)) for start, end in ends),
         )
 
     def _pieces(self, filler: Filler, tokenizer: Tokenizer, n_chars: int) -> tuple[list[str], list[int]]:

@@ -91,6 +91,13 @@ def test_every_document_has_exactly_its_length_and_a_whole_answer(
         assert asked.startswith(NEEDLE[:20]) and document.answers[0] in asked
 
 
+def test_a_needle_just_before_the_end_leaves_filler_to_cut(byte_tokenizer):
+    documents = made(
+        byte_tokenizer, seq_len=300, n=2, n_keys=1, position="uniform", haystacks=("noise",), block=42, seed=1
+    )
+    assert [len(document.token_ids) for document in documents] == [300, 300]
+
+
 def test_several_keys_are_asked_for_one_after_another_and_only_their_answers_count(tokenizer):
     documents = made(tokenizer, seq_len=700, n_keys=4, n_asked=3, position="uniform")
     assert len(documents) == 4
