@@ -71,11 +71,9 @@ def packed(
     if query.device.type == "cuda" and query.dtype in _HALF:
         longest_q, longest_k = given["max_length_q"], given["max_length_k"]
         return _varlen(q_THD, k_TGD, v_TGD, ends_q, ends_k, longest_q, longest_k, scaling)[None], "varlen"
-    edges = ends_q.tolist()
-    outs = [
-        _sdpa(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling, causal=True)
-        for a, b in itertools.pairwise(edges)
-    ]
+    sizes = ends_q.diff().tolist()  # split, not sliced: a slice's gradient fills the whole row with zeros
+    parts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    outs = [_sdpa(*part, scaling, causal=True) for part in parts]
     return torch.cat(outs, dim=2).transpose(1, 2), "flash" if query.device.type == "cpu" else "efficient"
 
 

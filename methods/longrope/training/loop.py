@@ -137,9 +137,11 @@ class Training:
             batches=batches,
             settings=settings,
             folder=folder / "checkpoints",
-            identity=_identity(model, scaling, mix, settings, seed),
+            identity=_identity(model, scaling, mix, settings, seed, dtype),
             progress=progress,
         )
+        if dtype == torch.bfloat16 and not processes.multiplies_bfloat16(accelerator.device):
+            progress.says(f"{accelerator.device} has no bfloat16 of its own: dtype = 'float32' would be much faster")
         training._resume()
         return training
 
@@ -303,11 +305,17 @@ def _optimised(
 
 
 def _identity(
-    model: LoadedModel, scaling: RopeScaling, mix: PlannedMix, settings: TrainingSettings, seed: int
+    model: LoadedModel,
+    scaling: RopeScaling,
+    mix: PlannedMix,
+    settings: TrainingSettings,
+    seed: int,
+    dtype: torch.dtype,
 ) -> dict[str, JSON]:
     rope = [[float(f) for f in scaling.inv_freq_P], float(scaling.attention_factor), scaling.start_tokens]
     return {
         **{name: value for name, value in asdict(settings).items() if name not in FREE},
+        "dtype": str(dtype).removeprefix("torch."),
         **{f"model's {name}": digest for name, digest in identity(model.request).items()},
         "rope": content_hash(rope),
         "data": mix.key,

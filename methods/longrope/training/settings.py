@@ -22,7 +22,8 @@ class TrainingSettings:
     clip: the largest norm of a batch's gradient.
     short_rope: `original` is mixed context window training; `rescaled` reads every segment under the method's RoPE
         (LongRoPE2's ablation without mixing, and how its baselines are trained).
-    dtype: of the computation; weights, gradients and moments are float32. `auto`: bfloat16 on a GPU.
+    dtype: of the computation; weights, gradients and moments are float32. `auto`: bfloat16 on a GPU, float32 on a
+        processor. `native`: bfloat16 where the device multiplies it itself, float32 elsewhere.
     activation_checkpointing: a layer's activations are computed again for its gradient instead of kept.
     loss: `chunked` is our own, `loss_chunk` tokens at a time; `liger` is liger-kernel's, for GPUs.
     sequence_parallel: so many processes read one segment together (Ulysses), where one GPU cannot hold it.
@@ -42,7 +43,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip: float = 1.0
     short_rope: Regime = "original"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto", "native", "bfloat16", "float32"] = "auto"
     activation_checkpointing: bool = True
     loss: Literal["chunked", "liger"] = "chunked"
     loss_chunk: int = 2048
