@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.cluster.driver import Driver, Event
 from harness.cluster.worker import Facts, Order, Step
-from harness.config import PlannedCell
+from harness.plan import PlannedCell
 from harness.runner import unfinished
 from harness.store import Store
 from harness.types import Cell, Record

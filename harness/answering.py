@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from harness.config import PlannedCell, RunSettings
 from harness.errors import RequestError
 from harness.excerpt import excerpt
+from harness.plan import PlannedCell, RunSettings
 from harness.types import Example, Output, Record, Regime, Score, Status
 
 

@@ -7,9 +7,9 @@ from typing import Literal
 from rich.console import Console
 
 from harness import runner
-from harness.config import Plan, PlannedCell
 from harness.errors import RequestError
 from harness.manifest import manifest
+from harness.plan import Plan, PlannedCell
 from harness.progress import RunProgress
 from harness.startup import importing
 from harness.status import Both, StatusFile

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from harness import environment
-from harness.config import Plan
 from harness.models.request import ModelRequest, model_params
 from harness.models.rope_facts import rope_spec
+from harness.plan import Plan
 from harness.types import JSON, Cell
 from methods.rope import theoretical_critical_pair
 

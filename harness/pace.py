@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from harness.config import PlannedCell
+from harness.plan import PlannedCell
 from harness.types import Record
 
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-from harness.config import PlannedCell
 from harness.pace import Pace
+from harness.plan import PlannedCell
 from harness.types import Record
 
 

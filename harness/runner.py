@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from harness.answering import DeviceLostError, answer, answer_all, not_attempted, time_limit
 from harness.batching import together
-from harness.config import Plan, PlannedCell, RunSettings
 from harness.environment import device_facts, gather
 from harness.errors import RequestError
+from harness.plan import Plan, PlannedCell, RunSettings
 from harness.samples import SampleCache
 from harness.store import Store
 from harness.types import JSON, Example, Record

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import PlannedCell
 from harness.environment import n_cores
 from harness.models.request import ModelRequest
+from harness.plan import PlannedCell
 from harness.types import JSON, Example, Segment, content_hash
 
 _WORTH_A_POOL = 2_000_000  # tokens: starting processes costs seconds

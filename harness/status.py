@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import PlannedCell
 from harness.errors import RequestError
 from harness.pace import Pace
+from harness.plan import PlannedCell
 from harness.store import Store, write_atomically
 from harness.types import JSON, Record
 

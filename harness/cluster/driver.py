@@ -11,9 +11,9 @@ from harness.answering import given_up
 from harness.cluster.recording import Recorder
 from harness.cluster.schedule import STRIKES, Scheduler, Work
 from harness.cluster.worker import Facts, Order, Step, source_changed, versions_under
-from harness.config import PlannedCell
 from harness.errors import RequestError
 from harness.interpreters import Interpreter
+from harness.plan import PlannedCell
 from harness.runner import Progress
 from harness.samples import SampleCache
 from harness.status import WorkerRow

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.cluster.processes import interpreters_of
-from harness.config import PlannedCell
 from harness.errors import RequestError
 from harness.interpreters import Interpreter, probe
+from harness.plan import PlannedCell
 
 _ANSWER_S = 300.0  # until every node has said what is there
 

@@ -13,9 +13,9 @@ from typing import Any
 from harness.cluster.driver import Loss
 from harness.cluster.losses import last_words, reason, takes_the_worker
 from harness.cluster.worker import Facts, Order, Worker
-from harness.config import RunSettings
 from harness.errors import RequestError
 from harness.interpreters import Interpreter
+from harness.plan import RunSettings
 from harness.startup import importing
 from methods.longrope.search.measuring import Measurer, Setup
 from methods.longrope.search.pooled import Task

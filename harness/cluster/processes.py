@@ -15,10 +15,10 @@ from typing import IO, Any
 
 from harness.cluster.driver import Event, Loss
 from harness.cluster.worker import Facts, Order
-from harness.config import PlannedCell, RunSettings
 from harness.environment import n_cores
 from harness.errors import RequestError
 from harness.interpreters import Interpreter
+from harness.plan import PlannedCell, RunSettings
 
 _CHILD = Path(__file__).with_name("child.py")
 

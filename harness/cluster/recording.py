@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from harness.config import PlannedCell
+from harness.plan import PlannedCell
 from harness.runner import Progress
 from harness.store import CellWriter, Store
 from harness.types import JSON, Record

@@ -7,7 +7,7 @@ from harness.cluster import pool
 from harness.cluster.driver import Driver, Pool
 from harness.cluster.processes import ProcessPool
 from harness.cluster.worker import versions
-from harness.config import Plan, PlannedCell, RunSettings
+from harness.plan import Plan, PlannedCell, RunSettings
 from harness.runner import Progress, unfinished
 from harness.samples import SampleCache
 from harness.status import WorkerRow

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.answering import DeviceLostError
-from harness.config import PlannedCell, RunSettings
 from harness.environment import device_facts, gather, package_version
 from harness.errors import RequestError
 from harness.interpreters import NEEDED, Interpreter, probe
 from harness.models import request as models
+from harness.plan import PlannedCell, RunSettings
 from harness.runner import Answers
 from harness.samples import SampleCache
 from harness.types import JSON, Example, Record, content_hash

@@ -73,7 +73,7 @@ def packed(
         return _varlen(q_THD, k_TGD, v_TGD, ends_q, ends_k, longest_q, longest_k, scaling)[None], "varlen"
     sizes = ends_q.diff().tolist()  # split, not sliced: a slice's gradient fills the whole row with zeros
     parts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
-    outs = [_sdpa(*part, scaling, causal=True) for part in parts]
+    outs = [_sdpa(q, k, v, scaling, causal=True) for q, k, v in parts]
     return torch.cat(outs, dim=2).transpose(1, 2), "flash" if query.device.type == "cpu" else "efficient"
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from harness import runner
 from harness.answering import DeviceLostError, answer_all
-from harness.config import RunSettings
 from harness.errors import RequestError
 from harness.models.memory import Limits
+from harness.plan import RunSettings
 from harness.store import Store
 from harness.types import Example, Metric, Output, Score
 from tests.harness.test_runner import CELL

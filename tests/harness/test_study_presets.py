@@ -13,6 +13,7 @@ import pytest
 from harness import config
 from harness.errors import RequestError
 from harness.models.rope_facts import rope_spec
+from harness.plan import Plan, PlannedSuite
 from methods.longrope.search.config import load_search
 from methods.longrope.training.config import load_training
 from methods.longrope.training.corpus import Corpus
@@ -95,15 +96,15 @@ def write_checkpoint(folder: Path, plan) -> None:
     (folder / "model.safetensors").write_bytes(folder.parent.name.encode())
 
 
-def load_run(presets: Path, name: str) -> config.Plan:
+def load_run(presets: Path, name: str) -> Plan:
     return config.load_plan(str(presets / f"{name}.toml"))
 
 
-def suites(plan: config.Plan) -> dict[str, config.PlannedSuite]:
+def suites(plan: Plan) -> dict[str, PlannedSuite]:
     return {suite.label: suite for suite in plan.suites}
 
 
-def n_samples(plan: config.Plan, suite: str) -> set[int]:
+def n_samples(plan: Plan, suite: str) -> set[int]:
     return {planned.cell.n_samples for planned in plan.cells if planned.suite.label == suite}
 
 

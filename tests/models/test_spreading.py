@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from harness.config import RunSettings
 from harness.errors import RequestError
 from harness.models import memory, spreading
 from harness.models.attention import Attending, attending
@@ -18,6 +17,7 @@ from harness.models.generation import Request, generate_each
 from harness.models.loading import load
 from harness.models.request import ModelRequest
 from harness.models.rotary import rotary_scaling
+from harness.plan import RunSettings
 from methods.yarn import YaRN
 
 PROMPTS = [list(range(5, 45)), list(range(50, 70))]

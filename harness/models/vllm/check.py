@@ -12,8 +12,8 @@ from harness.types import JSON
 from methods.base import AbstractRopeMethod, RopeScaling, RopeSpec
 
 if TYPE_CHECKING:
-    from harness.config import Plan, PlannedMethod, PlannedSuite, RunSettings
     from harness.models.request import ModelRequest
+    from harness.plan import Plan, PlannedMethod, PlannedSuite, RunSettings
 
 _OTHERWISE = "backend = 'transformers' runs it"
 

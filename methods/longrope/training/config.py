@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalogue import build
-from harness.config import PlannedMethod, find_preset, key_params, model_request, planned_method, read_toml
+from harness.config import find_preset, key_params, model_request, planned_method, read_toml
 from harness.errors import RequestError, did_you_mean
 from harness.models import request as models
 from harness.models.request import ModelRequest, with_weights_at_hand
 from harness.models.rope_facts import rope_spec
+from harness.plan import PlannedMethod
 from harness.types import JSON, content_hash
 from methods import CATALOGUE
 from methods.base import RopeSpec

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 from harness.cluster.driver import Driver, Event, Loss
 from harness.cluster.worker import Facts, Order, Worker
-from harness.config import PlannedCell, RunSettings
 from harness.models.memory import Limits
+from harness.plan import PlannedCell, RunSettings
 from harness.runner import Answers
 from harness.types import Cell, Example, Metric, Output, Score
 

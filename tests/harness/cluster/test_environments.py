@@ -20,9 +20,10 @@ from harness import interpreters
 from harness.cluster import child, driver, nodes
 from harness.cluster.driver import Loss
 from harness.cluster.worker import Step, versions_under
-from harness.config import PlannedCell, RunSettings, load_plan
+from harness.config import load_plan
 from harness.errors import RequestError
 from harness.interpreters import Interpreter
+from harness.plan import PlannedCell, RunSettings
 from harness.store import Store, read_run
 from harness.types import Record, RunData
 from reports.comparable import notes

@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 
 from harness.cluster import pool
-from harness.config import RunSettings
 from harness.errors import RequestError
+from harness.plan import RunSettings
 from run_bench import main
 from tests.presets import write_preset
 

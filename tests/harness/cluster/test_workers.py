@@ -6,8 +6,8 @@ import pytest
 
 import run_bench
 from harness.cluster import processes
-from harness.config import RunSettings
 from harness.environment import n_cores
+from harness.plan import RunSettings
 from harness.store import read_run
 from tests.commands import refused
 from tests.presets import write_preset
