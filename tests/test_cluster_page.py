@@ -1,6 +1,5 @@
 """docs/cluster.md: its numbers are those measured, its commands and links exist."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 
 import run_bench
 from harness.config import preset_names
+from tests.scripts import imported
 
 ROOT = Path(run_bench.__file__).parent
 PAGE = ROOT / "docs" / "cluster.md"
@@ -19,10 +19,8 @@ SCRIPT = re.search(r"```bash\n(#!/bin/bash\n.*?)```", TEXT, re.DOTALL)[1]
 
 @pytest.fixture(scope="module")
 def fill():
-    spec = importlib.util.spec_from_file_location("cluster_fill", ROOT / "docs" / "cluster" / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with imported(ROOT / "docs" / "cluster" / "fill.py") as module:
+        yield module
 
 
 def test_every_number_is_what_was_measured(fill):

@@ -1,6 +1,5 @@
 """The study of tiny-llama: its text says what its results say, and nothing that it measures on was learned from."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 import run_bench
 from harness.config import preset_names, read_toml
+from tests.scripts import imported
 
 ROOT = Path(run_bench.__file__).parent
 STUDY = ROOT / "docs" / "study"
@@ -31,10 +31,8 @@ def learning(kind: str) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def fill():
-    spec = importlib.util.spec_from_file_location("fill", STUDY / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with imported(STUDY / "fill.py") as module:
+        yield module
 
 
 def test_every_table_and_every_marked_number_is_what_the_results_say(fill):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scripts import imported
+from tests.scripts import imported
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cluster.py"
 

@@ -1,6 +1,5 @@
 """The benchmark of the engine runs as it stands, and its engines agree."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,16 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.scripts import imported
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def machine():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("machine")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    with imported(BENCHMARKS / "machine.py") as module:
+        yield module
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -13,6 +13,7 @@ import pytest
 from harness.errors import RequestError
 from methods.longrope.search.result import write_factors
 from tests.methods.longrope.search.outcomes import facts, outcome
+from tests.scripts import imported
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ARGS = Namespace(
@@ -24,13 +25,8 @@ ARGS = Namespace(
 
 @pytest.fixture(scope="module")
 def search():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("search")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in ("search", "search_rows", "search_ablations"):
-            sys.modules.pop(name, None)
+    with imported(BENCHMARKS / "search.py") as module:
+        yield module
 
 
 @pytest.fixture

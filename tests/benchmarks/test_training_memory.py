@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.errors import RequestError
-from tests.benchmarks.scripts import imported
+from tests.scripts import imported
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_memory.py"
 ROW = {
