@@ -217,21 +217,21 @@ def test_bfloat16_computes_over_float32_weights(tmp_path):
 
 @pytest.mark.parametrize("capabilities", [{}, {"avx2": True, "avx512_bf16": False}, {"avx512_bf16": True}])
 def test_native_computes_in_bfloat16_where_the_processor_multiplies_it(tmp_path, monkeypatch, capabilities):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     has_it = capabilities.get("avx512_bf16", False)
     settings = dataclasses.replace(SETTINGS, dtype="native", steps=1)
     model = loaded(model_folder(tmp_path / "m"))
     trained(tmp_path, settings, model=model)
     assert {p.dtype for p in model.hf.parameters()} == {torch.bfloat16 if has_it else torch.float32}
     # What was begun in one type does not go on in the other.
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not has_it})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not has_it}, raising=False)
     with pytest.raises(RequestError, match="made with dtype"):
         trained(tmp_path, settings, mix=mixed(tmp_path), model=loaded(model_folder(tmp_path / "m")))
 
 
 @pytest.mark.parametrize("has_it", [True, False])
 def test_bfloat16_that_a_processor_does_not_multiply_is_said_to_be_slow(tmp_path, monkeypatch, has_it):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False)
     followed = Followed()
     trained(tmp_path, dataclasses.replace(SETTINGS, dtype="bfloat16", steps=1), progress=followed)
     assert any("float32" in line for line in followed.lines) == (not has_it)
