@@ -14,7 +14,12 @@ ROOT = Path(run_bench.__file__).parent
 STUDY = ROOT / "docs" / "study"
 PRESETS = ROOT / "harness" / "presets"
 TEXT = (STUDY / "README.md").read_text(encoding="utf-8")
-RUNS = ("study-tiny", "study-tiny-ablations", "study-tiny-mixing")
+RUNS = {
+    "study-tiny": "summary",
+    "study-tiny-far": "far",
+    "study-tiny-ablations": "ablations",
+    "study-tiny-mixing": "mixing",
+}
 
 
 def learning(kind: str) -> dict[str, dict]:
@@ -89,7 +94,7 @@ def test_all_checkpoints_were_trained_on_the_same_tokens():
 
 
 def test_the_committed_results_are_of_the_presets():
-    for run, file in zip(RUNS, ("summary", "ablations", "mixing"), strict=True):
+    for run, file in RUNS.items():
         table, data = read_toml(PRESETS / f"{run}.toml"), json.loads((STUDY / f"{file}.json").read_text())
         methods = {method.get("label", method["name"]) for method in table["method"]}
         assert {row["method"] for row in data["scores"]} == methods

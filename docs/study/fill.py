@@ -139,9 +139,28 @@ def _reach(shown: Iterable[str]) -> str:
         row = [f"`{method}`", *(f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places)]
         row.append(f"[{reach['effective_length'] or '<512'}, {reach['point_rule'] or '<512'}]")
         kept = retention(load("summary"), method, "all") if method != "vanilla" else None
-        row.append("base" if kept is None else f"{kept['retention']:.2f} ({kept['low']:.2f} to {kept['high']:.2f})")
+        row.append("base" if kept is None else f"{kept['retention']:.2f} ({_interval(kept)})")
         rows.append(row)
     return markdown_table(["method", *map(str, LENGTHS), "effective length", "retention"], rows)
+
+
+def far_table() -> str:
+    """The longest length on more samples."""
+    data, length = load("far"), LENGTHS[-1]
+    tasks = (("needle_4_keys", "keys4_docs"), ("ruler", "niah_single_1"), ("ruler", "niah_multikey_1"))
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in data["scores"]):
+        place = group(data, method, "retrieval", length)
+        behind = "" if place["verdict"] == "first" else f"{place['difference']:.2f} ({_interval(place)})"
+        cells = (score(data, method, suite, task, length) for suite, task in tasks)
+        shown = f"{place['score']:.2f}{MARKS[place['verdict']]}"
+        rows.append([f"`{method}`", *(f"{cell['score']:.2f} ({_interval(cell)})" for cell in cells), shown, behind])
+    head = ["at 8192", *(f"`{task}`" for _, task in tasks), "retrieval", "to the first"]
+    return markdown_table(head, rows)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{row['low']:.2f} to {row['high']:.2f}"
 
 
 def perplexity_table() -> str:
@@ -185,7 +204,7 @@ def ablation_table() -> str:
     rows = []
     for method in (*files, "tied_to_ntk", "lowest_pairs_kept", "yarn"):
         cells = [score(load("ablations"), method, "needle_4_keys", f"keys4_{text}", 2048) for text in ("docs", "noise")]
-        shown = [f"{cell['score']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells]
+        shown = [f"{cell['score']:.2f} ({_interval(cell)})" for cell in cells]
         loss = load(f"factors/ablation-{files[method]}")["losses"]["found"] if method in files else None
         shown.append(f"{loss['test']:.2f} ± {loss['test_standard_error']:.2f}" if loss else "")
         rows.append([f"`{method}`", *shown])
@@ -232,6 +251,7 @@ PAPER = (
 TABLES: dict[str, Callable[[], str]] = {
     "main": main_table,
     "front": front_table,
+    "far": far_table,
     "perplexity": perplexity_table,
     "searches": search_table,
     "ablations": ablation_table,
