@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BASELINE := tests/gate/baseline
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo train-tiny study-tiny study-tiny-parts study-tiny-far study-tiny-ablations study-tiny-ablated test lint types gate gate-baseline runs/gate check essays suites smollm2 clean
+.PHONY: demo train-tiny study-tiny study-tiny-parts study-tiny-far study-tiny-more study-tiny-ablations study-tiny-ablated test lint types gate gate-baseline runs/gate check essays suites smollm2 clean
 
 demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under seven methods and write a report
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
@@ -30,6 +30,9 @@ study-tiny-parts: searches/study-tiny-fast/factors.json searches/study-tiny-long
 
 study-tiny-far: study-tiny  ## its longest length on more samples
 	$(BIN)/python run_bench.py run study-tiny-far --out runs/study-tiny-far --workers 2
+
+study-tiny-more: study-tiny  ## its other lengths on more samples
+	$(BIN)/python run_bench.py run study-tiny-more --out runs/study-tiny-more --workers 2
 
 study-tiny-ablations: study-tiny  ## its ablations: tables 5, 6, 7 and 10 of the paper
 	$(MAKE) --no-print-directory --jobs=2 study-tiny-ablated

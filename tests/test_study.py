@@ -17,6 +17,7 @@ TEXT = (STUDY / "README.md").read_text(encoding="utf-8")
 RUNS = {
     "study-tiny": "summary",
     "study-tiny-far": "far",
+    "study-tiny-more": "more",
     "study-tiny-ablations": "ablations",
     "study-tiny-mixing": "mixing",
 }
