@@ -134,14 +134,26 @@ def front_table() -> str:
 def _reach(shown: Iterable[str]) -> str:
     rows = []
     for method in shown:
-        places = [group(load("summary"), method, "retrieval", length) for length in LENGTHS]
-        reach = effective(load("summary"), method, "retrieval")
-        row = [f"`{method}`", *(f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places)]
-        row.append(f"[{reach['effective_length'] or '<512'}, {reach['point_rule'] or '<512'}]")
+        row = _by_length(load("summary"), method, LENGTHS)
         kept = retention(load("summary"), method, "all") if method != "vanilla" else None
         row.append("base" if kept is None else f"{kept['retention']:.2f} ({_interval(kept)})")
         rows.append(row)
     return markdown_table(["method", *map(str, LENGTHS), "effective length", "retention"], rows)
+
+
+def _by_length(data: dict[str, Any], method: str, lengths: Iterable[int]) -> list[str]:
+    """Retrieval at each length, who is first there, and the effective length."""
+    places = [group(data, method, "retrieval", length) for length in lengths]
+    reach = effective(data, method, "retrieval")
+    scores = [f"{place['score']:.2f}{MARKS[place['verdict']]}" for place in places]
+    return [f"`{method}`", *scores, f"[{reach['effective_length'] or '<512'}, {reach['point_rule'] or '<512'}]"]
+
+
+def more_table() -> str:
+    """The other lengths on more samples."""
+    data, lengths = load("more"), LENGTHS[:-1]
+    rows = [_by_length(data, method, lengths) for method in dict.fromkeys(row["method"] for row in data["scores"])]
+    return markdown_table(["more samples", *map(str, lengths), "effective length"], rows)
 
 
 def far_table() -> str:
@@ -252,6 +264,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "main": main_table,
     "front": front_table,
     "far": far_table,
+    "more": more_table,
     "perplexity": perplexity_table,
     "searches": search_table,
     "ablations": ablation_table,
