@@ -71,6 +71,12 @@ def page(report) -> Page:
     return Page(report)
 
 
+@pytest.mark.parametrize(("lengths", "said"), [((256,), ", 256 tokens;"), ((256, 1024), ", 256 to 1024 tokens;")])
+def test_the_first_line_says_the_lengths(lengths, said):
+    cells = [entry("vanilla", "needle", "keys1", n, 1) for n in lengths]
+    assert said in Page(render(run_data(cells, lambda cell, i: ok(cell, i, 1.0)))).text
+
+
 def test_tags_are_balanced(page):
     assert page.open == []
 
