@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace, seq_len: int) -> dict[str, Any]:
     return {
         "model": args.model,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {_threads()}",
-        "dtype": str(processes.compute_dtype(settings, device)).removeprefix("torch."),
+        "dtype": processes.dtype_name(settings, device),
         "attention": "+".join(sorted(training.accumulation.module.used)),
         "seq_len": seq_len,
         "seconds": round(seq_len / report.tokens_per_s, 2),

@@ -137,7 +137,7 @@ class Training:
             batches=batches,
             settings=settings,
             folder=folder / "checkpoints",
-            identity=_identity(model, scaling, mix, settings, seed, dtype),
+            identity=_identity(model, scaling, mix, settings, seed, processes.dtype_name(settings, accelerator.device)),
             progress=progress,
         )
         if dtype == torch.bfloat16 and not processes.multiplies_bfloat16(accelerator.device):
@@ -310,12 +310,12 @@ def _identity(
     mix: PlannedMix,
     settings: TrainingSettings,
     seed: int,
-    dtype: torch.dtype,
+    dtype: str,
 ) -> dict[str, JSON]:
     rope = [[float(f) for f in scaling.inv_freq_P], float(scaling.attention_factor), scaling.start_tokens]
     return {
         **{name: value for name, value in asdict(settings).items() if name not in FREE},
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
         **{f"model's {name}": digest for name, digest in identity(model.request).items()},
         "rope": content_hash(rope),
         "data": mix.key,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,13 +49,17 @@ def start(settings: TrainingSettings, *, device: str, folder: Path) -> "Accelera
 
 def compute_dtype(settings: TrainingSettings, device: torch.device) -> torch.dtype:
     """What the model computes in."""
-    name = settings.dtype
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    elif name == "native":
-        name = "bfloat16" if multiplies_bfloat16(device) else "float32"
-    dtype: torch.dtype = getattr(torch, name)
+    dtype: torch.dtype = getattr(torch, dtype_name(settings, device))
     return dtype
+
+
+def dtype_name(settings: TrainingSettings, device: torch.device) -> Literal["bfloat16", "float32"]:
+    """The same by its name."""
+    if settings.dtype == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    if settings.dtype == "native":
+        return "bfloat16" if multiplies_bfloat16(device) else "float32"
+    return settings.dtype
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -195,7 +195,7 @@ def _judge(plan: TrainingPlan, accelerator: "Accelerator") -> Any:
 def _dtype(plan: TrainingPlan, accelerator: "Accelerator") -> Any:
     from methods.longrope.training import processes
 
-    return str(processes.compute_dtype(plan.settings, accelerator.device)).removeprefix("torch.")
+    return processes.dtype_name(plan.settings, accelerator.device)
 
 
 def _scaling(plan: TrainingPlan) -> RopeScaling:
