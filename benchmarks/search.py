@@ -4,7 +4,7 @@
     python benchmarks/search.py --algorithms fast longrope2 longrope --budget 300 300
     python benchmarks/search.py --ablations                     # beside tables 5, 6 and 10 of the LongRoPE2 paper
 
-Every search is a folder of its own under --out and one process on one core: what is finished is not run again, what was
+Every search is a folder of its own under --out and one process: what is finished is not run again, what was
 stopped goes on. Prints Markdown; `--json FILE` writes a row for each point of each curve: algorithm, target_length,
 seed, forward_equivalents, held_out_loss, yarn_loss, and their standard errors where they are known. `held_out_loss` is
 the loss on the search's test documents, which nothing was chosen by and the budget did not pay for; they are the same
@@ -58,7 +58,7 @@ def main() -> int:
     args = _arguments()
     try:
         searches = ablations.searches(args, Search) if args.ablations else planned(args)
-        found = run_all(searches, args.out, args.jobs)
+        found = run_all(searches, args.out, args.jobs, args.threads)
         rows = [row for search, factors in zip(searches, found, strict=True) for row in curve_rows(search, factors)]
         print(ablations.markdown(searches, found) if args.ablations else markdown(searches, found))
     except RequestError as error:
@@ -92,6 +92,7 @@ def config(algorithm: str, length: int, seed: int, budget: int, args: argparse.N
             "kind": "needle",
             "n_keys": 4,
             "n_asked": args.asked,
+            **({} if evolves or args.search_keys is None else {"search_keys": args.search_keys}),
             "position": "uniform",
             "haystacks": ["docs", "noise"],
             # The released evolutions measure every candidate on the same documents.
@@ -103,23 +104,22 @@ def config(algorithm: str, length: int, seed: int, budget: int, args: argparse.N
     }
 
 
-def run_all(searches: Sequence[Search], out: Path, jobs: int) -> list[dict[str, Any]]:
+def run_all(searches: Sequence[Search], out: Path, jobs: int, threads: int) -> list[dict[str, Any]]:
     """What each search's factors.json holds, `jobs` searches at once. Raises RequestError for the first that failed."""
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda search: run_one(search, out), searches))
+        return list(pool.map(lambda search: run_one(search, out, threads), searches))
 
 
-def run_one(search: Search, out: Path) -> dict[str, Any]:
-    """One search in a process of its own, on one core."""
+def run_one(search: Search, out: Path, threads: int) -> dict[str, Any]:
+    """One search in a process of its own, on so many cores."""
     written, folder = out / f"{search.name}.toml", out / search.name
     written.write_text(toml(search.config), encoding="utf-8")
     command = [sys.executable, str(ROOT / "run_bench.py"), "search", str(written), "--out", str(folder)]
     command += ["--device", "cpu"]
+    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with (out / f"{search.name}.log").open("w") as log:
-        done = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-        )
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env, check=False)
     if done.returncode:
         last = Path(log.name).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise RequestError(f"{search.name}: {''.join(last)}")
@@ -156,6 +156,8 @@ def curve_rows(search: Search, factors: dict[str, Any]) -> list[dict[str, Any]]:
         "yarn_standard_error": losses["yarn"]["test_standard_error"],
         "test_documents": factors["documents"]["test"]["n_documents"],
         "documents": factors["search"]["n_documents"],
+        "n_asked": factors["search"]["objective"]["n_asked"],
+        "search_keys": factors["search"]["objective"]["search_keys"],
         "scaled": how_scaled(factors),
         "seconds": factors["search"]["seconds"],
     }
@@ -236,9 +238,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=40, help="generations, as far as the budget goes")
     parser.add_argument("--documents", type=int, default=8, help="of an evaluation")
     parser.add_argument("--asked", type=int, default=1, help="of a document's four keys")
+    parser.add_argument("--search-keys", type=int, help="of a document that the fast search takes its steps on")
     parser.add_argument("--test-documents", type=int, default=16)
     parser.add_argument("--curve-points", type=int, default=4, help="how often the best meets the test documents")
-    parser.add_argument("--jobs", type=int, default=1, help="searches at once, a core each")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at once")
+    parser.add_argument("--threads", type=int, default=1, help="cores of a search")
     parser.add_argument("--out", type=Path, default=Path("searches/benchmark"))
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--ablations", action="store_true", help="the ablation presets beside the paper's tables")

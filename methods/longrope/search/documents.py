@@ -17,6 +17,7 @@ from tasks.weaving import Filler, Weave, depth_grid
 from tasks.words import ADJECTIVES, NOUNS
 
 _PROBE = 8000  # characters the tokens a character are counted on
+_TOKENS_A_KEY = 128  # of `search_keys`: a needle and its question take about 50
 _MARGIN = 1.2  # more text than that for each document: places are not equally dense, and each has one of its own
 
 
@@ -28,6 +29,9 @@ class Objective:
     n_keys: needles in a document.
     n_asked: so many of them are asked for, one after another at the document's end, and the loss is of all the answers:
         what one document says costs one reading. 1 is the paper's.
+    search_keys: so many needles in the documents that candidates are proposed by, at most one in 128 tokens, and all of
+        them are asked for; the last choice and the report have `n_keys`. Where a model answers most documents of a few
+        keys, only rare failures tell candidates apart; among many keys every document does. None: `n_keys` there too.
     position: where the first asked for stands: `start`, right behind the introduction, as in the paper; `grid`, at
         `depths` in turn; `uniform`, anywhere. The others stand anywhere.
     depths: how many depths the grid has from 0 to 1, or a list of fractions.
@@ -50,6 +54,7 @@ class Objective:
     kind: Literal["needle", "perplexity"] = "needle"
     n_keys: int = 1
     n_asked: int = 1
+    search_keys: int | None = None
     position: Literal["start", "grid", "uniform"] = "start"
     depths: int | tuple[float, ...] = 10
     haystacks: tuple[HaystackKind, ...] = ("docs",)
@@ -63,14 +68,20 @@ class Objective:
 
     def __post_init__(self) -> None:
         depth_grid(self.depths)
-        for name in ("n_keys", "n_asked", "n_documents", "n_books", "batch_tokens"):
+        for name in ("n_keys", "n_asked", "search_keys", "n_documents", "n_books", "batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: it should be at least 1")
-        if self.n_keys > len(ADJECTIVES) * len(NOUNS):
-            raise ValueError(f"n_keys = {self.n_keys}: there are {len(ADJECTIVES) * len(NOUNS)} keys to choose from")
+        for name in ("n_keys", "search_keys"):
+            value = getattr(self, name)
+            if value is not None and value > len(ADJECTIVES) * len(NOUNS):
+                raise ValueError(f"{name} = {value}: there are {len(ADJECTIVES) * len(NOUNS)} keys to choose from")
+        if self.search_keys is not None and self.search_keys < self.n_keys:
+            raise ValueError(f"search_keys = {self.search_keys}: it should be at least n_keys = {self.n_keys}")
         if self.n_asked > self.n_keys:
             raise ValueError(f"n_asked = {self.n_asked}: it should be at most n_keys = {self.n_keys}")
+        if self.search_keys is not None and self.kind == "perplexity":
+            raise ValueError(f"search_keys = {self.search_keys}: kind = 'perplexity' has no keys in its search")
         if not self.haystacks or len(set(self.haystacks)) < len(self.haystacks):
             raise ValueError(f"haystacks = {list(self.haystacks)}: it should name one or more, each once")
         if self.kind == "perplexity" and "noise" in self.haystacks:
@@ -81,6 +92,13 @@ class Objective:
     def checkpoints(self, *, on_gpu: bool) -> bool:
         """Whether activations of a gradient are computed again."""
         return on_gpu if self.checkpointing is None else self.checkpointing
+
+    def keys(self, draw: Draw) -> tuple[int, int]:
+        """How many needles a document of a draw has, and how many of them are asked for."""
+        if self.search_keys is None or draw.split != "search":
+            return self.n_keys, self.n_asked
+        n_keys = min(self.search_keys, max(self.n_keys, draw.seq_len // _TOKENS_A_KEY))
+        return n_keys, n_keys
 
     def unit(self, target_length: int, *, on_gpu: bool) -> Unit:
         """What a forward-equivalent is: one pass over the documents of an evaluation at the target length."""
@@ -149,17 +167,18 @@ class Documents:
 
     def _needle(self, draw: Draw, index: int) -> Document:
         objective, rng = self.objective, self._rng("needle", draw, index)
+        n_keys, n_asked = objective.keys(draw)
         turn, place = divmod(draw.block * draw.n_documents + index, len(objective.haystacks))
         kind = objective.haystacks[place]
         filler = self._filler(self._dealt[kind].haystacks[draw.split], rng, draw.seq_len)
-        keys = draw_keys(rng, objective.n_keys)
-        values = draw_values(rng, objective.n_keys, filler.text)
+        keys = draw_keys(rng, n_keys)
+        values = draw_values(rng, n_keys, filler.text)
         words, depth = Words(1), self._depth(rng, turn)
         needles = [words.needle(key, value) for key, value in zip(keys, values, strict=True)]
         answer = words.answer(values[:1])
         more = [
             [encode(self._tokenizer, text) for text in (words.tail(key) + ":", words.answer([value]))]
-            for key, value in zip(keys[1 : objective.n_asked], values[1:], strict=False)
+            for key, value in zip(keys[1:n_asked], values[1:], strict=False)
         ]
         n_more = sum(len(ids) for pair in more for ids in pair)
         weave = Weave(
@@ -174,7 +193,7 @@ class Documents:
             woven = weave.exactly(filler, self._tokenizer, n_tokens=draw.seq_len - n_more)
         except ValueError as error:
             raise RequestError(
-                f"objective: n_keys = {objective.n_keys}: the needles, the questions and a sentence of text do not fit "
+                f"objective: n_keys = {n_keys}: the needles, the questions and a sentence of text do not fit "
                 f"into {draw.seq_len} tokens"
             ) from error
         ids, questions = list(woven.ids), []
@@ -186,7 +205,7 @@ class Documents:
             n_context=woven.n_prompt,
             haystack=kind,
             questions=tuple(questions),
-            answers=tuple(values[: objective.n_asked]),
+            answers=tuple(values[:n_asked]),
             depth_fraction=depth,
             needle_at=woven.starts[0],
         )

@@ -29,7 +29,10 @@ _FEWEST_STARTS, _FEWEST_KEPT, _FEWEST_STEPS = 6, 2, 4
 _N_CLOSED_FORMS = 2  # of the race that stand in the last choice, beside YaRN
 _N_POLISHED = 2  # mutations that do
 _MUTATION = 0.3  # of a factor, as in arXiv:2502.20082
-_MOST_FINALISTS = _N_CLOSED_FORMS + 1 + 4
+_FEWEST_FINALISTS = 3  # the mean of the iterates, YaRN and the best of the race
+_EVALUATIONS_EACH = 2  # what a budget should hold for each finalist; a small one has fewer of them
+_LAST = 3  # or fewer finalists are left for the last round
+_LOOK = 0.25  # of what descents are compared for: the documents they are compared on
 _STEPS_APART = 12  # of a descent, before descents are compared; a budget for fewer tries fewer of them
 _LAST_RATE = 0.1  # the learning rate falls to this share of itself
 
@@ -63,10 +66,14 @@ class GradientSearch:
     def steps(self) -> Generator[Ask, Sequence[Measured], None]:
         """Every question, to the end; answers are sent."""
         starts = yield from self._race()
-        best = yield from self._compare(starts)
-        found = [] if best is None else (yield from self._descend(best))
-        found += [] if best is None else (yield from self._polish(best.mean))
-        yield from self._choose([*found, *starts[:_N_CLOSED_FORMS], self._yarn])
+        descents = yield from self._compare(starts)
+        found: list[Candidate] = []
+        if descents:
+            found = yield from self._descend(descents[0])
+            found += yield from self._polish(descents[0].mean)
+        others = [descent.mean for descent in descents[1:]]
+        closed = [self._yarn, *starts[:_N_CLOSED_FORMS]]
+        yield from self._choose([*found[:1], *closed[:2], *found[1:], *closed[2:], *others], closed)
 
     def _race(self) -> Generator[Ask, Sequence[Measured], list[Candidate]]:
         """The closed forms, best first: a rung measures ever fewer of them, on ever more documents."""
@@ -84,30 +91,33 @@ class GradientSearch:
             kept = [candidate for candidate, _ in (yield from self._measured(kept, seq_len, n_batches))]
         return kept
 
-    def _compare(self, starts: list[Candidate]) -> Generator[Ask, Sequence[Measured], Descent | None]:
-        """Descents from starts of different shapes; the one whose mean is best on the same documents."""
+    def _compare(self, starts: list[Candidate]) -> Generator[Ask, Sequence[Measured], list[Descent]]:
+        """Descents from starts of different shapes, by their means' losses on the same documents."""
         shapes: dict[tuple[float, ...], Candidate] = {}
         for candidate in starts:
             shapes.setdefault(candidate.rescale_factors, candidate)
-        look = self._n_batches * self._cost(self._target)
-        one = _STEPS_APART * self._step_cost + look
+        one = _STEPS_APART * self._step_cost + self._n_batches * self._cost(self._target)
         spend = _COMPARISON * self._problem.budget
         n = min(max(int(spend / one), 1), self._settings.n_descents, len(shapes))
         descents = [self._descent(start) for start in list(shapes.values())[:n]]
         if n < 2:
-            return descents[0] if descents else None
+            return descents
+        n_batches = self._n_batches
+        if self._problem.fresh:
+            n_batches = min(max(n_batches, int(_LOOK * spend / n / self._cost(self._target))), _MOST_BATCHES)
+        look = n_batches * self._cost(self._target)
         for _ in range(int((spend / n - look) / self._step_cost)):
             draw = self._draw(self._target)
             for descent in descents:
                 yield from self._step(descent, draw)
         means = {descent.mean.key: descent for descent in descents}
-        ranked = yield from self._measured([d.mean for d in means.values()], self._target, self._n_batches)
-        return means[ranked[0][0].key] if ranked else None
+        ranked = yield from self._measured([d.mean for d in means.values()], self._target, n_batches)
+        return [means[candidate.key] for candidate, _ in ranked]
 
     def _descend(self, descent: Descent) -> Generator[Ask, Sequence[Measured], list[Candidate]]:
         """The other steps, from one place: the mean at their beginning, half-way and end, and the last iterate."""
         problem = self._problem
-        choice = min(_CHOICE * problem.budget, _MOST_FINALISTS * self._held_out_cost(self._settings.n_held_out))
+        choice = min(_CHOICE * problem.budget, self._most_finalists * self._held_out_cost(self._settings.n_held_out))
         kept_back = choice + self._settings.polish * problem.budget
         n_steps = int((problem.budget - kept_back - self.spent) / self._step_cost)
         means = [descent.mean]
@@ -141,18 +151,41 @@ class GradientSearch:
         (measured,) = yield from self._asked(Ask(candidates=(descent.candidate,), draw=draw, measure="gradient"))
         descent.tell(measured, share)
 
-    def _choose(self, finalists: Iterable[Candidate]) -> Generator[Ask, Sequence[Measured], None]:
-        """The last question: the finalists on as many held-out documents as the rest of the budget holds."""
-        distinct = list({candidate.key: candidate for candidate in finalists if candidate.is_sound}.values())
+    def _choose(
+        self, finalists: Iterable[Candidate], closed: Iterable[Candidate]
+    ) -> Generator[Ask, Sequence[Measured], None]:
+        """Rounds on new held-out documents, which cost the same: the better half goes on, by all its documents so far.
+
+        The best closed form goes on too, so that what is returned is never worse than it on all of them.
+        """
+        kept = self._affordable(finalists)
         harms: dict[str, float] = {}
         if self._settings.short_guard is not None:
-            harms = yield from self._harms(distinct)
+            harms = yield from self._harms(kept)
+        is_closed = {candidate.key for candidate in closed}
+        sums, n_seen = dict.fromkeys(kept, 0.0), 0
+        sizes = _halvings(len(kept))
+        for block, size in enumerate(sizes):
+            kept = _with_one_of(kept, is_closed, size)
+            left = (self._problem.budget - self.spent) / (len(sizes) - block)
+            n = int(left / (max(len(kept), 1) * self._held_out_cost(1)))
+            n = min(n, self._settings.n_held_out - n_seen)
+            if n < 1 or not kept:
+                break
+            draw = self._problem.draw("held_out", block=block, n_documents=n)
+            measured = yield from self._asked(Ask(candidates=tuple(kept), draw=draw))
+            told = zip(kept, measured, strict=True)
+            n_seen += n
+            sums = {candidate: sums[candidate] + n * m.loss for candidate, m in told if not m.failed}
+            kept = sorted(sums, key=lambda candidate: (harms.get(candidate.key, 0.0), sums[candidate]))
+            self.ranking = [(candidate, sums[candidate] / n_seen) for candidate in kept]
+
+    def _affordable(self, finalists: Iterable[Candidate]) -> list[Candidate]:
+        """The first of them, as many as the rest of the budget holds documents for."""
+        distinct = list({candidate.key: candidate for candidate in finalists if candidate.is_sound}.values())
         left = self._problem.budget - self.spent
-        n = min(int(left / (len(distinct) * self._held_out_cost(1))), self._settings.n_held_out)
-        draw = self._problem.draw("held_out", n_documents=n)
-        measured = yield from self._asked(Ask(candidates=tuple(distinct), draw=draw))
-        found = [(c, m.loss) for c, m in zip(distinct, measured, strict=True) if not m.failed]
-        self.ranking = sorted(_ranked(found), key=lambda one: harms.get(one[0].key, 0.0))
+        n = int(left / self._held_out_cost(_EVALUATIONS_EACH * self._problem.n_documents))
+        return distinct[: max(n, _FEWEST_FINALISTS)]
 
     def _harms(self, finalists: list[Candidate]) -> Generator[Ask, Sequence[Measured], dict[str, float]]:
         """By how much each is worse inside the window than allowed, in nats a token; 0 where it is not."""
@@ -197,6 +230,11 @@ class GradientSearch:
         settings = self._settings
         return Descent(start, learning_rate=settings.learning_rate, moves_attention=settings.attention == "searched")
 
+    @property
+    def _most_finalists(self) -> int:
+        """Iterates and their means, mutations, closed forms, and the means of the other descents."""
+        return 4 + _N_POLISHED + _N_CLOSED_FORMS + 1 + self._settings.n_descents - 1
+
     def _cost(self, seq_len: int) -> float:
         """Of one candidate on the documents of a step."""
         return self._n_batch * seq_len / self._problem.unit.n_tokens
@@ -208,9 +246,9 @@ class GradientSearch:
         """The budget whose shares hold the fewest questions of every stage."""
         at_target = self._cost(self._target)
         rung = max(_FEWEST_STARTS * self._cost(self._short), _FEWEST_KEPT * at_target)
-        choice = _MOST_FINALISTS * self._held_out_cost(1)
+        choice = _FEWEST_FINALISTS * self._held_out_cost(1)
         if self._settings.short_guard is not None:
-            choice += self._guarding([self._problem.yarn()] * (_MOST_FINALISTS + 1)).cost(self._problem.unit)
+            choice += self._guarding([self._problem.yarn()] * (self._most_finalists + 1)).cost(self._problem.unit)
         steps = _FEWEST_STEPS * self._step_cost
         descent = 1 - _RACE - _COMPARISON - _CHOICE - self._settings.polish
         return max(rung * _N_RUNGS / _RACE, choice / _CHOICE, steps / descent)
@@ -218,3 +256,20 @@ class GradientSearch:
 
 def _ranked(found: Iterable[Ranked]) -> list[Ranked]:
     return sorted(found, key=lambda one: one[1])
+
+
+def _halvings(n: int) -> list[int]:
+    """How many are in each round, the last one having a few."""
+    sizes = [n]
+    while sizes[-1] > _LAST:
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes
+
+
+def _with_one_of(ranked: list[Candidate], keys: set[str], n: int) -> list[Candidate]:
+    """The first n, the last of them giving way to the first with one of the keys where none has one."""
+    first = ranked[:n]
+    one = next((candidate for candidate in ranked if candidate.key in keys), None)
+    if one is None or one in first or not first:
+        return first
+    return [*first[:-1], one]

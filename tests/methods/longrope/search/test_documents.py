@@ -117,6 +117,31 @@ def test_several_keys_are_asked_for_one_after_another_and_only_their_answers_cou
             assert f"{NEEDLE}{key} is: {answer}." in prompt
 
 
+def test_search_documents_may_hold_more_keys_than_those_of_the_last_choice_and_the_report(tokenizer):
+    objective = Objective(n_keys=4, n_asked=1, search_keys=8, position="uniform", n_documents=2)
+    documents = Documents(objective, tokenizer, target_length=1024)
+    for split, seq_len, n_keys, n_asked in (
+        ("search", 1024, 8, 8),
+        ("search", 640, 5, 5),  # one in 128 tokens
+        ("search", 500, 4, 4),  # but the objective's at least
+        ("held_out", 1024, 4, 1),
+        ("test", 1024, 4, 1),
+    ):
+        for document in documents.make(Draw(split=split, seq_len=seq_len, n_documents=2)):
+            assert len(document.token_ids) == seq_len
+            assert read(tokenizer, document.token_ids[: document.n_context]).count(NEEDLE) == n_keys
+            assert len(set(document.answers)) == n_asked == len(document.questions) + 1
+
+
+def test_documents_are_the_same_without_more_keys_for_the_search(tokenizer):
+    draw = Draw(split="search", seq_len=600, n_documents=2)
+    plain, same = (
+        Documents(Objective(n_keys=4, n_asked=4, search_keys=n), tokenizer, target_length=600).make(draw)
+        for n in (None, 4)
+    )
+    assert plain == same
+
+
 def test_a_bos_stands_in_front_once_and_no_eos_behind(bos_tokenizer):
     for kind in ("needle", "perplexity"):
         for document in made(bos_tokenizer, kind=kind):
@@ -285,6 +310,9 @@ def prose_of(i: int) -> str:
         ({"n_asked": 0}, "n_asked = 0: it should be at least 1"),
         ({"n_keys": 2, "n_asked": 3}, "n_asked = 3: it should be at most n_keys = 2"),
         ({"n_keys": 99999}, "n_keys = 99999: there are"),
+        ({"search_keys": 99999}, "search_keys = 99999: there are"),
+        ({"n_keys": 4, "search_keys": 3}, "search_keys = 3: it should be at least n_keys = 4"),
+        ({"kind": "perplexity", "search_keys": 3}, "search_keys = 3: kind = 'perplexity' has no keys"),
         ({"n_documents": 0}, "n_documents = 0"),
         ({"position": "end"}, "'end'"),
         ({"position": "grid", "depths": [0.1, 2]}, "2: each should be a fraction"),
