@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BASELINE := tests/gate/baseline
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo train-tiny study-tiny study-tiny-parts study-tiny-far study-tiny-more study-tiny-ablations study-tiny-ablated test lint types gate gate-baseline runs/gate check essays suites smollm2 clean
+.PHONY: demo train-tiny study-tiny study-tiny-parts study-tiny-far study-tiny-more study-tiny-searched study-tiny-ablations study-tiny-ablated test lint types gate gate-baseline runs/gate check essays suites smollm2 clean
 
 demo: $(VENV)/.installed $(VENV)/.essays  ## measure the embedded model under seven methods and write a report
 	$(BIN)/python run_bench.py run quickstart --out runs/quickstart
@@ -33,6 +33,9 @@ study-tiny-far: study-tiny  ## its longest length on more samples
 
 study-tiny-more: study-tiny  ## its other lengths on more samples
 	$(BIN)/python run_bench.py run study-tiny-more --out runs/study-tiny-more --workers 2
+
+study-tiny-searched: study-tiny searches/tiny-8192/factors.json  ## what a longer search brings without training
+	$(BIN)/python run_bench.py run study-tiny-searched --out runs/study-tiny-searched --workers 2
 
 study-tiny-ablations: study-tiny  ## its ablations: tables 5, 6, 7 and 10 of the paper
 	$(MAKE) --no-print-directory --jobs=2 study-tiny-ablated

@@ -2,6 +2,7 @@
 
     python benchmarks/search.py --jobs 2 --json rows.json       # about 50 minutes on two cores
     python benchmarks/search.py --algorithms fast longrope2 longrope --budget 300 300
+    python benchmarks/search.py --algorithms fast --lengths 8192 --seeds 1 --budget 300 --asked 4 --search-keys 16
     python benchmarks/search.py --ablations                     # beside tables 5, 6 and 10 of the LongRoPE2 paper
 
 Every search is a folder of its own under --out and one process: what is finished is not run again, what was

@@ -18,6 +18,7 @@ RUNS = {
     "study-tiny": "summary",
     "study-tiny-far": "far",
     "study-tiny-more": "more",
+    "study-tiny-searched": "searched",
     "study-tiny-ablations": "ablations",
     "study-tiny-mixing": "mixing",
 }
@@ -27,7 +28,7 @@ def learning(kind: str) -> dict[str, dict]:
     """The study's searches or trainings, what they take over from others included."""
     found = {}
     for name in preset_names(kind):
-        if name.startswith(("study-tiny", "ablation")):
+        if name.startswith(("study-tiny", "ablation")) or (kind, name) == ("search", "tiny-8192"):
             table = read_toml(PRESETS / kind / f"{name}.toml")
             if "like" in table:
                 table = read_toml(PRESETS / kind / f"{table['like']}.toml") | table

@@ -175,6 +175,13 @@ def _interval(row: dict[str, Any]) -> str:
     return f"{row['low']:.2f} to {row['high']:.2f}"
 
 
+def searched_table() -> str:
+    """Without training, after a short search and a long one."""
+    data = load("searched")
+    rows = [_by_length(data, method, LENGTHS) for method in dict.fromkeys(row["method"] for row in data["scores"])]
+    return markdown_table(["without training", *map(str, LENGTHS), "effective length"], rows)
+
+
 def perplexity_table() -> str:
     """Perplexity inside the window and at 4096."""
     places = [(task, length) for task in ("docs_whole", "essay_whole") for length in (128, 256, 512)]
@@ -189,13 +196,15 @@ def perplexity_table() -> str:
 def search_table() -> str:
     """What the searches found."""
     rows = []
-    for name in ("fast", "longrope2", "longrope"):
+    searches = {"fast": "study-tiny-fast", "fast-300": "tiny-8192"}
+    searches |= {name: f"study-tiny-{name}" for name in ("longrope2", "longrope")}
+    for name, preset in searches.items():
         found = factors(load(f"factors/{name}"))
         losses, spent = found["losses"], found["search"]
         first = found["first_at_ratio"]
         rows.append(
             [
-                f"`study-tiny-{name}`",
+                f"`{preset}`",
                 f"{spent['spent']:.0f} of {spent['n_documents']} documents",
                 f"{losses['found']['held_out']:.2f}",
                 f"{losses['yarn']['held_out']:.2f}",
@@ -265,6 +274,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "front": front_table,
     "far": far_table,
     "more": more_table,
+    "searched": searched_table,
     "perplexity": perplexity_table,
     "searches": search_table,
     "ablations": ablation_table,

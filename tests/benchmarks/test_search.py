@@ -17,7 +17,7 @@ from tests.scripts import imported
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ARGS = Namespace(
-    asked=1,
+    asked=1, search_keys=None,
     algorithms=["fast", "longrope2"], lengths=[4096, 8192], seeds=[3, 1], budget=[56, 48], population=16,
     iterations=40, documents=8, test_documents=16, curve_points=4, books=None,
 )  # fmt: skip
@@ -57,6 +57,13 @@ def test_all_algorithms_meet_the_same_objective_but_for_fresh_documents(search):
     assert paper["search"]["population"] == 16
     assert paper["search"]["n_parents"] + paper["search"]["n_mutations"] + paper["search"]["n_crossovers"] == 16
     assert "population" not in fast["search"]
+
+
+def test_the_fast_search_alone_takes_its_steps_among_more_keys(search):
+    fast, paper = (s.config["objective"] for s in search.planned(Namespace(**{**vars(ARGS), "search_keys": 16}))[:2])
+    assert fast["search_keys"] == 16
+    assert "search_keys" not in paper
+    assert all((one["n_keys"], one["n_asked"]) == (4, 1) for one in (fast, paper))
 
 
 def test_every_configuration_is_one_the_command_takes(search, tmp_path):

@@ -112,7 +112,7 @@ def facts(**changes) -> SearchFacts:
         target_length=TARGET,
         algorithm="fast",
         settings={"learning_rate": 0.05, "start_pair": None},
-        objective={"kind": "needle", "n_keys": 4, "haystacks": ["docs"]},
+        objective={"kind": "needle", "n_keys": 4, "n_asked": 1, "search_keys": None, "haystacks": ["docs"]},
         artifacts={"docs": "01" * 32},
         n_documents=N_DOCUMENTS,
         budget=160.0,
