@@ -107,6 +107,14 @@ def test_no_number_that_is_none_is_shown():
     )
 
 
+def test_other_keys_in_the_documents_of_the_search_are_said():
+    said = "Those of the search hold up to 16 keys, all asked for; the others hold 4"
+    objective = {"kind": "needle", "n_keys": 4, "n_asked": 4}
+    for search_keys in (16, None):
+        shown = render(outcome(facts=facts(objective=objective | {"search_keys": search_keys})))
+        assert (said in shown) == (search_keys is not None)
+
+
 def test_a_search_that_measured_nothing_is_a_page_too():
     page = Page(render(outcome(tried=(), curve=(), references={})))
     assert page.open == []
