@@ -151,9 +151,7 @@ def _by_length(data: dict[str, Any], method: str, lengths: Iterable[int]) -> lis
 
 def more_table() -> str:
     """The other lengths on more samples."""
-    data, lengths = load("more"), LENGTHS[:-1]
-    rows = [_by_length(data, method, lengths) for method in dict.fromkeys(row["method"] for row in data["scores"])]
-    return markdown_table(["more samples", *map(str, lengths), "effective length"], rows)
+    return _lengths_table("more samples", load("more"), LENGTHS[:-1])
 
 
 def far_table() -> str:
@@ -177,9 +175,13 @@ def _interval(row: dict[str, Any]) -> str:
 
 def searched_table() -> str:
     """Without training, after a short search and a long one."""
-    data = load("searched")
-    rows = [_by_length(data, method, LENGTHS) for method in dict.fromkeys(row["method"] for row in data["scores"])]
-    return markdown_table(["without training", *map(str, LENGTHS), "effective length"], rows)
+    return _lengths_table("without training", load("searched"), LENGTHS)
+
+
+def _lengths_table(name: str, data: dict[str, Any], lengths: tuple[int, ...]) -> str:
+    """Retrieval by length and effective length of every method of a result."""
+    rows = [_by_length(data, method, lengths) for method in dict.fromkeys(row["method"] for row in data["scores"])]
+    return markdown_table([name, *map(str, lengths), "effective length"], rows)
 
 
 def perplexity_table() -> str:
