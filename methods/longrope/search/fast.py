@@ -25,7 +25,7 @@ class FastSearch:
     2. Adam on monotone factors and the attention factor, from a few starts, then from the best of them.
     3. Where `polish` is set: mutations of the iterates' mean by LongRoPE2's operator.
     4. The last iterate, means of iterates, what the polish found, and the best closed forms, on held-out documents:
-       in rounds, the better half going on to ever more of them. A small budget has fewer of these, on enough documents.
+       in rounds, the better half and every closed form going on to more. A small budget has fewer, on enough documents.
     The race and the last choice have 20 % of the budget each; documents are drawn anew for each question, unless they
     are fixed.
 
@@ -42,7 +42,7 @@ class FastSearch:
     """
 
     name: ClassVar[str] = "fast"
-    version: ClassVar[int] = 2  # raised when the same settings ask other questions
+    version: ClassVar[int] = 3  # raised when the same settings ask other questions
 
     documents_a_step: int | None = None
     learning_rate: float = 0.04

@@ -31,7 +31,7 @@ _N_POLISHED = 2  # mutations that do
 _MUTATION = 0.3  # of a factor, as in arXiv:2502.20082
 _FEWEST_FINALISTS = 3  # the mean of the iterates, YaRN and the best of the race
 _EVALUATIONS_EACH = 2  # what a budget should hold for each finalist; a small one has fewer of them
-_LAST = 3  # or fewer finalists are left for the last round
+_LAST = 2  # or fewer are left of those that are no closed forms, for the last round
 _LOOK = 0.25  # of what descents are compared for: the documents they are compared on
 _STEPS_APART = 12  # of a descent, before descents are compared; a budget for fewer tries fewer of them
 _LAST_RATE = 0.1  # the learning rate falls to this share of itself
@@ -156,29 +156,28 @@ class GradientSearch:
     ) -> Generator[Ask, Sequence[Measured], None]:
         """Rounds on new held-out documents, which cost the same: the better half goes on, by all its documents so far.
 
-        The best closed form goes on too, so that what is returned is never worse than it on all of them.
+        The closed forms go on whatever they have, so that what is returned is never worse than one of them on all.
         """
         kept = self._affordable(finalists)
         harms: dict[str, float] = {}
         if self._settings.short_guard is not None:
             harms = yield from self._harms(kept)
         is_closed = {candidate.key for candidate in closed}
-        sums, n_seen = dict.fromkeys(kept, 0.0), 0
-        sizes = _halvings(len(kept))
+        means, n_seen = dict.fromkeys(kept, 0.0), 0
+        sizes = _halvings(sum(candidate.key not in is_closed for candidate in kept))
         for block, size in enumerate(sizes):
-            kept = _with_one_of(kept, is_closed, size)
+            searched = [candidate for candidate in kept if candidate.key not in is_closed]
+            means = {candidate: means[candidate] for candidate in kept if candidate not in searched[size:]}
             left = (self._problem.budget - self.spent) / (len(sizes) - block)
-            n = int(left / (max(len(kept), 1) * self._held_out_cost(1)))
+            n = int(left / (max(len(means), 1) * self._held_out_cost(1)))
             n = min(n, self._settings.n_held_out - n_seen)
-            if n < 1 or not kept:
+            if n < 1 or not means:
                 break
-            draw = self._problem.draw("held_out", block=block, n_documents=n)
-            measured = yield from self._asked(Ask(candidates=tuple(kept), draw=draw))
-            told = zip(kept, measured, strict=True)
             n_seen += n
-            sums = {candidate: sums[candidate] + n * m.loss for candidate, m in told if not m.failed}
-            kept = sorted(sums, key=lambda candidate: (harms.get(candidate.key, 0.0), sums[candidate]))
-            self.ranking = [(candidate, sums[candidate] / n_seen) for candidate in kept]
+            draw = self._problem.draw("held_out", block=block, n_documents=n)
+            means = yield from self._averaged(means, draw, n / n_seen)
+            self.ranking = sorted(_ranked(means.items()), key=lambda one: harms.get(one[0].key, 0.0))
+            kept = [candidate for candidate, _ in self.ranking]
 
     def _affordable(self, finalists: Iterable[Candidate]) -> list[Candidate]:
         """The first of them, as many as the rest of the budget holds documents for."""
@@ -205,16 +204,22 @@ class GradientSearch:
 
     def _measured(self, candidates: list[Candidate], seq_len: int, n_batches: int) -> Asking:
         """The candidates by their mean loss on the same documents; one whose loss is not finite is out."""
-        sums = dict.fromkeys(candidates, 0.0)
+        means = dict.fromkeys(candidates, 0.0)
         for i in range(n_batches):
-            if not sums:
+            if not means:
                 break
-            measured = yield from self._asked(Ask(candidates=tuple(sums), draw=self._draw(seq_len)))
-            told = zip(list(sums.items()), measured, strict=True)
-            sums = {candidate: total + m.loss for (candidate, total), m in told if not m.failed}
+            means = yield from self._averaged(means, self._draw(seq_len), 1 / (i + 1))
             if seq_len == self._target:
-                self.ranking = _ranked((candidate, total / (i + 1)) for candidate, total in sums.items())
-        return _ranked(sums.items())
+                self.ranking = _ranked(means.items())
+        return _ranked(means.items())
+
+    def _averaged(
+        self, means: dict[Candidate, float], draw: Draw, share: float
+    ) -> Generator[Ask, Sequence[Measured], dict[Candidate, float]]:
+        """The mean losses with these documents in them, which are that share; one whose loss is not finite is out."""
+        measured = yield from self._asked(Ask(candidates=tuple(means), draw=draw))
+        told = zip(means.items(), measured, strict=True)
+        return {candidate: mean + share * (m.loss - mean) for (candidate, mean), m in told if not m.failed}
 
     def _asked(self, ask: Ask) -> Generator[Ask, Sequence[Measured], Sequence[Measured]]:
         self.spent += self._problem.cost(ask)
@@ -259,17 +264,8 @@ def _ranked(found: Iterable[Ranked]) -> list[Ranked]:
 
 
 def _halvings(n: int) -> list[int]:
-    """How many are in each round, the last one having a few."""
+    """How many go into each round, until a few are left."""
     sizes = [n]
     while sizes[-1] > _LAST:
         sizes.append((sizes[-1] + 1) // 2)
     return sizes
-
-
-def _with_one_of(ranked: list[Candidate], keys: set[str], n: int) -> list[Candidate]:
-    """The first n, the last of them giving way to the first with one of the keys where none has one."""
-    first = ranked[:n]
-    one = next((candidate for candidate in ranked if candidate.key in keys), None)
-    if one is None or one in first or not first:
-        return first
-    return [*first[:-1], one]

@@ -8,143 +8,12 @@ import numpy as np
 import pytest
 
 from harness.errors import RequestError
-from methods.base import RopeSpec
-from methods.longrope.search.adam import Adam
-from methods.longrope.search.candidate import Candidate
-from methods.longrope.search.descent import Descent
-from methods.longrope.search.evaluator import Ask, Draw, Gradient, Measured, Unit
+from methods.longrope.search.evaluator import Gradient, Measured
 from methods.longrope.search.fast import FastSearch
-from methods.longrope.search.parametrisation import MonotoneCurve
 from methods.longrope.search.space import Problem
-from methods.longrope.search.starts import closed_forms
-from methods.rope import default_inv_freq
+from tests.methods.longrope.search.valley import Valley, make_problem, run
 
 BUDGETS = (20, 60, 100, 300, 2000)
-
-
-def make_problem(*, n_pairs=32, window=512, target=4096, budget=60.0, **settings) -> Problem:
-    rope = RopeSpec(
-        inv_freq_P=default_inv_freq(1e4, 2 * n_pairs),
-        rope_theta=1e4,
-        rotary_dim=2 * n_pairs,
-        original_max_position_embeddings=window,
-    )
-    n_documents = settings.pop("n_documents", 8)
-    unit = Unit(n_tokens=n_documents * target)
-    return Problem(rope=rope, target_length=target, unit=unit, n_documents=n_documents, budget=budget, **settings)
-
-
-class Valley:
-    """The squared distance to a hidden curve, times noise of the documents; the gradient is exact."""
-
-    def __init__(self, problem: Problem, *, noise: float = 0.3) -> None:
-        self.noise, self.asks = noise, []
-        ramp_P = np.clip(np.arange(problem.n_pairs) / problem.n_pairs * 4 - 0.9, 0, 1)
-        self.logs_P = ramp_P**2 * math.log(3 * problem.ratio)
-
-    def true_loss(self, candidate: Candidate) -> float:
-        off_P = np.log(candidate.rescale_factors) - self.logs_P
-        return float(np.mean(off_P**2)) + (math.log(candidate.attention_factor) - 0.15) ** 2
-
-    def measure(self, ask: Ask) -> list[Measured]:
-        self.asks.append(ask)
-        rng = np.random.default_rng([ask.draw.block, ask.draw.seq_len, len(ask.draw.split)])
-        scale = math.exp(self.noise * rng.standard_normal() / math.sqrt(ask.draw.n_documents))
-        return [self.one(candidate, scale, ask.measure == "gradient") for candidate in ask.candidates]
-
-    def one(self, candidate: Candidate, scale: float, with_gradient: bool) -> Measured:
-        off_P = np.log(candidate.rescale_factors) - self.logs_P
-        gradient = Gradient(
-            log_rescale_factors_P=scale * 2 * off_P / len(off_P),
-            log_attention_factor=scale * 2 * (math.log(candidate.attention_factor) - 0.15),
-        )
-        return Measured(loss=scale * self.true_loss(candidate), gradient=gradient if with_gradient else None)
-
-
-def run(searcher, evaluator, *, most=math.inf) -> list[Ask]:
-    asks: list[Ask] = []
-    while (ask := searcher.ask()) is not None and len(asks) < most:
-        asks.append(ask)
-        searcher.tell(evaluator.measure(ask))
-    return asks
-
-
-# The parametrisation
-
-
-@pytest.mark.parametrize("ratio", [1.02, 4.0, 64.0])
-def test_every_closed_form_is_the_curve_of_its_numbers(ratio):
-    problem, curve = make_problem(target=round(512 * ratio)), MonotoneCurve()
-    for candidate in closed_forms(problem, ("yarn", "none")):
-        again = curve.candidate(curve.variables_V(candidate), "")
-        np.testing.assert_allclose(again.rescale_factors, candidate.rescale_factors, rtol=1e-9)
-        assert again.attention_factor == pytest.approx(candidate.attention_factor)
-
-
-def test_any_numbers_within_bounds_give_factors_that_begin_at_one_and_never_fall():
-    curve, rng = MonotoneCurve(), np.random.default_rng(0)
-    for _ in range(50):
-        candidate = curve.candidate(curve.within_V(rng.normal(0, 3, 17)), "")
-        assert candidate.rescale_factors[0] >= 1
-        assert (np.diff(candidate.rescale_factors) >= 0).all()
-
-
-def test_numbers_below_the_bound_give_factors_of_exactly_one():
-    z_V = MonotoneCurve().within_V(np.full(9, -50.0))
-    np.testing.assert_allclose(MonotoneCurve().candidate(z_V, "").rescale_factors, 1.0, atol=1e-12)
-
-
-def test_gradient_agrees_with_finite_differences():
-    problem, curve = make_problem(n_pairs=8), MonotoneCurve()
-    valley, rng = Valley(problem, noise=0), np.random.default_rng(1)
-    z_V = curve.within_V(rng.normal(0, 1.5, 9)) + 0.01
-
-    def loss(z_V):
-        return valley.true_loss(curve.candidate(z_V, ""))
-
-    pulled_V = curve.pulled_back_V(z_V, valley.one(curve.candidate(z_V, ""), 1.0, True).gradient)
-    for i in range(9):
-        step_V = np.eye(9)[i] * 1e-5
-        assert pulled_V[i] == pytest.approx((loss(z_V + step_V) - loss(z_V - step_V)) / 2e-5, rel=1e-5, abs=1e-9)
-
-
-# Adam
-
-
-def test_adam_divides_the_weighted_mean_by_the_root_of_the_weighted_mean_square():
-    adam, gradients = Adam(3, clip=math.inf), np.random.default_rng(0).normal(size=(20, 3))
-    for n in range(1, 21):
-        step_V = adam.step_V(gradients[n - 1], 0.1)
-        mean_V, square_V = (
-            np.average(values, axis=0, weights=beta ** np.arange(n - 1, -1, -1.0))
-            for values, beta in ((gradients[:n], 0.9), (gradients[:n] ** 2, 0.99))
-        )
-        np.testing.assert_allclose(step_V, -0.1 * mean_V / (np.sqrt(square_V) + 1e-8), rtol=1e-10)
-
-
-@pytest.mark.parametrize("outlier", [1e12, math.inf, math.nan])
-def test_one_exploding_gradient_moves_little(outlier):
-    adam = Adam(2)
-    for _ in range(10):
-        adam.step_V(np.array([1.0, -1.0]), 0.1)
-    moved_V = sum((adam.step_V(np.array([x, x]), 0.1) for x in (outlier, 1e-3, 1e-3)), np.zeros(2))
-    assert np.isfinite(moved_V).all()
-    assert np.abs(moved_V).max() < 1
-
-
-def test_a_descent_goes_back_from_a_loss_that_is_not_finite_and_takes_smaller_steps():
-    problem = make_problem()
-    descent, valley = Descent(problem.yarn(), learning_rate=0.1, moves_attention=True), Valley(problem)
-    before = descent.candidate
-    descent.tell(valley.one(before, 1.0, True))
-    moved = descent.candidate
-    descent.tell(Measured(loss=math.nan))
-    assert descent.candidate == before != moved
-    descent.tell(valley.one(before, 1.0, True))
-    assert descent.candidate not in (before, moved)
-
-
-# The search
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -242,83 +111,6 @@ def test_state_of_another_search_is_refused():
         searcher.tell([])
 
 
-class Held(Valley):
-    """Loss of its own for each held-out document; on search documents the opposite of the truth."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self.rounds: list[Ask] = []
-
-    def measure(self, ask):
-        found = super().measure(ask)
-        if ask.draw.split == "search":
-            return [Measured(loss=-m.loss, gradient=m.gradient and _negative(m.gradient)) for m in found]
-        self.rounds.append(ask)
-        return [Measured(loss=self.held_out(candidate, ask.draw)) for candidate in ask.candidates]
-
-    def held_out(self, candidate: Candidate, draw: Draw) -> float:
-        rng = np.random.default_rng([draw.block, int(candidate.key[:8], 16)])
-        return self.true_loss(candidate) + float(rng.normal(0, 1 / math.sqrt(draw.n_documents)))
-
-    def mean(self, candidate: Candidate) -> float:
-        """Over the documents of all rounds."""
-        draws = [ask.draw for ask in self.rounds]
-        return np.average([self.held_out(candidate, d) for d in draws], weights=[d.n_documents for d in draws])
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("budget", [20.0, 60.0, 300.0])
-def test_the_first_is_never_worse_held_out_than_the_best_closed_form_whatever_the_search_documents_say(seed, budget):
-    problem = make_problem(seed=seed, budget=budget)
-    held, searcher = Held(problem), FastSearch().start(problem)
-    run(searcher, held)
-    first = held.rounds[0].candidates
-    assert problem.yarn() in first
-    closed = [c for c in first if not c.origin.startswith("gradient")]
-    assert 2 <= len(closed) < len(first)
-    stayed = [c for c in closed if all(c in ask.candidates for ask in held.rounds)]
-    assert stayed
-    found, loss = searcher.ranking()[0]
-    assert loss == pytest.approx(held.mean(found))
-    assert loss <= min(map(held.mean, stayed)) + 1e-12
-
-
-def test_held_out_documents_go_to_ever_fewer_finalists():
-    problem = make_problem(budget=300.0)
-    held, searcher = Held(problem), FastSearch().start(problem)
-    run(searcher, held)
-    counts = [len(ask.candidates) for ask in held.rounds]
-    assert counts[0] >= 7
-    assert counts == [counts[0], *((n + 1) // 2 for n in counts[:-1])]
-    assert 2 <= counts[-1] <= 3
-    costs = [problem.cost(ask) for ask in held.rounds]
-    assert min(costs) > 0.7 * max(costs)
-    assert len({ask.draw.block for ask in held.rounds}) == len(held.rounds)
-    for now, then in zip(held.rounds[1:], held.rounds, strict=False):
-        seen = [ask for ask in held.rounds if ask.draw.block <= then.draw.block]
-        weights = [ask.draw.n_documents for ask in seen]
-        means = [np.average([held.held_out(c, ask.draw) for ask in seen], weights=weights) for c in then.candidates]
-        best = then.candidates[int(np.argmin(means))]
-        assert best in now.candidates
-        assert set(now.candidates) < set(then.candidates)
-
-
-def test_a_small_budget_chooses_among_few_on_enough_documents():
-    problem = make_problem(budget=28.0)
-    searcher, held = FastSearch().start(problem), Held(problem)
-    run(searcher, held)
-    (only,) = held.rounds
-    assert [candidate.origin for candidate in only.candidates[:2]] == ["gradient, mean", "yarn"]
-    assert len(only.candidates) == 3
-    assert only.draw.n_documents >= 14
-
-
-def _negative(gradient: Gradient) -> Gradient:
-    return Gradient(
-        log_rescale_factors_P=-gradient.log_rescale_factors_P, log_attention_factor=-gradient.log_attention_factor
-    )
-
-
 def test_candidates_that_fail_are_out_and_the_search_goes_on():
     class Fragile(Valley):
         def one(self, candidate, scale, with_gradient):
@@ -397,24 +189,6 @@ def test_attention_factor_may_be_fixed(attention, factor):
     asks = run(FastSearch(attention=attention).start(problem), Valley(problem))
     factors = [candidate.attention_factor for ask in asks for candidate in ask.candidates]
     np.testing.assert_allclose(factors, factor, rtol=1e-12)
-
-
-def test_short_guard_puts_what_harms_the_window_last():
-    class Guarded(Valley):
-        def measure(self, ask):
-            if ask.measure == "short_loss":
-                assert ask.draw == Draw(split="held_out", seq_len=512, n_documents=8)
-                return [Measured(loss=3.0 + (c.attention_factor > 1.0)) for c in ask.candidates]
-            return super().measure(ask)
-
-    problem = make_problem()
-    searcher = FastSearch(short_guard=0.1).start(problem)
-    asks = run(searcher, Guarded(problem))
-    assert sum(map(problem.cost, asks)) <= problem.budget
-    harmful = [candidate.attention_factor > 1.0 for candidate, _ in searcher.ranking()]
-    assert harmful == sorted(harmful)
-    losses = [loss for candidate, loss in searcher.ranking() if candidate.attention_factor > 1.0]
-    assert losses == sorted(losses)
 
 
 @pytest.mark.parametrize(
